@@ -1,0 +1,100 @@
+"""Training speed end to end, ours against sb3-contrib's RecurrentPPO, as a ratio from one run on one machine.
+
+    python -m mru_rl.agents.bench.training_speed [--out DIR]
+
+Common configuration: RepeatFirstEasy, 64 envs x 128 steps, 4 epochs x 4 minibatches, width and state 64. Ours is one
+layer of BMRU; theirs is MlpLstmPolicy on upstream popgym, as shipped (separate LSTMs for actor and critic) and with
+one shared LSTM. Env stepping, acting and learning are all inside the time. Needs the extra `bench`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mru_rl.agents.config import PPOConfig
+from mru_rl.agents.runs import provenance, write_json
+from mru_rl.agents.train import Trainer
+
+ENVS, SEGMENT, EPOCHS, MINIBATCHES, WIDTH = 64, 128, 4, 4, 64
+
+
+def ours(core: str, threads: int) -> Callable[[], Any]:
+    """One update of this library, ready to be timed."""
+    trainer = Trainer(
+        PPOConfig(
+            core=core, num_envs=ENVS, segment=SEGMENT, epochs=EPOCHS, minibatches=MINIBATCHES, hidden_size=WIDTH,
+            threads=threads, warm_up=False, steps=10**9,
+        )
+    )  # fmt: skip
+    return trainer.update
+
+
+def sb3(shared: bool) -> Callable[[], Any]:
+    """One update of sb3-contrib's RecurrentPPO on upstream popgym, ready to be timed."""
+    from gymnasium.wrappers import FlattenObservation
+    from popgym.envs.repeat_first import RepeatFirstEasy
+    from popgym.wrappers import Antialias, PreviousAction
+    from sb3_contrib import RecurrentPPO
+    from stable_baselines3.common.vec_env import DummyVecEnv
+
+    def make() -> Any:
+        return FlattenObservation(Antialias(PreviousAction(RepeatFirstEasy())))
+
+    model = RecurrentPPO(
+        "MlpLstmPolicy", DummyVecEnv([make] * ENVS), n_steps=SEGMENT, n_epochs=EPOCHS,
+        batch_size=ENVS * SEGMENT // MINIBATCHES, device="cpu", seed=0,
+        policy_kwargs={"lstm_hidden_size": WIDTH, "net_arch": [WIDTH], "shared_lstm": shared, "enable_critic_lstm": not shared},
+    )  # fmt: skip
+    return lambda: model.learn(ENVS * SEGMENT, reset_num_timesteps=False)
+
+
+def steps_per_second(update: Callable[[], Any], updates: int) -> float:
+    """Env steps per second of the fastest of several updates, after one to warm up."""
+    update()
+    best = float("inf")
+    for _ in range(updates):
+        started = time.perf_counter()
+        update()
+        best = min(best, time.perf_counter() - started)
+    return ENVS * SEGMENT / best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads of torch (default 2)")
+    parser.add_argument("--out", type=Path, help="directory for training_speed.json")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    warnings.filterwarnings("ignore", module="stable_baselines3")
+    cases = {
+        "mru_rl bmru": (lambda: ours("bmru", args.threads), 10),
+        "mru_rl bmru+mingru": (lambda: ours("bmru+mingru", args.threads), 10),
+        "mru_rl gru": (lambda: ours("gru", args.threads), 5),
+        "sb3-contrib RecurrentPPO, as shipped": (lambda: sb3(shared=False), 3),
+        "sb3-contrib RecurrentPPO, one shared LSTM": (lambda: sb3(shared=True), 3),
+    }
+    speeds: dict[str, float] = {}
+    for name, (build, updates) in cases.items():
+        speeds[name] = steps_per_second(build(), updates)
+        print(f"{name:45s} {speeds[name]:10,.0f} steps/s", flush=True)
+    base = speeds["sb3-contrib RecurrentPPO, as shipped"]
+    for name, speed in speeds.items():
+        print(f"{name:45s} {speed / base:6.1f}x sb3-contrib as shipped")
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
+        write_json(
+            args.out / "training_speed.json", {"steps_per_second": speeds, "threads": args.threads} | provenance("cpu")
+        )
+        print(json.dumps({"written": str(args.out / "training_speed.json")}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""Checkpoint files: whole or absent, checked on reading, and never able to run code."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+FORMAT = 1
+_MAGIC = b"mru_rl checkpoint "
+_DIGITS = 12
+
+
+class CheckpointError(ValueError):
+    """A file that is no intact checkpoint of this library and version."""
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that at any moment the old content or the new one is there: temporary file, fsync, rename."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)  # the rename itself must survive a power cut
+    finally:
+        os.close(directory)
+
+
+def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Write tensors, numbers, strings and containers of them: one header line with format and SHA-256, then torch.save."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    body = buffer.getvalue()
+    header = _MAGIC + f"{FORMAT} {hashlib.sha256(body).hexdigest()}\n".encode()
+    write_atomically(path, header + body)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read what save_checkpoint wrote, to the CPU.
+
+    Raises CheckpointError for a foreign, truncated or damaged file and for another format; nothing in a file is run.
+    """
+    raw = path.read_bytes()
+    header, _, body = raw[:200].partition(b"\n")
+    if not header.startswith(_MAGIC):
+        raise CheckpointError(f"{path} is no checkpoint of mru_rl: it does not begin with its header")
+    body = raw[len(header) + 1 :]
+    version, _, digest = header[len(_MAGIC) :].decode(errors="replace").partition(" ")
+    if version != str(FORMAT):
+        raise CheckpointError(f"{path} has checkpoint format {version}, this version of mru_rl reads format {FORMAT}")
+    if hashlib.sha256(body).hexdigest() != digest:
+        raise CheckpointError(f"{path} is damaged or cut short: its content does not match its checksum")
+    return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+
+
+def checkpoint_path(directory: Path, steps: int) -> Path:
+    """Where the checkpoint taken after so many env steps lies."""
+    return directory / f"step_{steps:0{_DIGITS}d}.pt"
+
+
+def list_checkpoints(directory: Path) -> list[Path]:
+    """Checkpoints in a directory, newest first."""
+    return sorted((p for p in directory.glob("step_*.pt") if re.fullmatch(r"step_\d+\.pt", p.name)), reverse=True)
+
+
+def newest_checkpoint(directory: Path, warn: Callable[[str], None] | None = None) -> tuple[Path, dict[str, Any]]:
+    """The newest intact checkpoint and its content; a damaged newer one is passed over, and said so on stderr.
+
+    Raises CheckpointError where there is none.
+    """
+    found = list_checkpoints(directory)
+    if not found:
+        raise CheckpointError(f"{directory} holds no checkpoint; train the run first, or name another run directory")
+    problems = []
+    for path in found:
+        try:
+            content = load_checkpoint(path)
+        except CheckpointError as error:
+            problems.append(str(error))
+            continue
+        for problem in problems:
+            (warn or _to_stderr)(f"{problem}; using {path.name}, the newest intact one")
+        return path, content
+    raise CheckpointError(problems[0])
+
+
+def keep_newest(directory: Path, count: int) -> None:
+    """Delete all but the newest checkpoints, and leftovers of writes that were killed."""
+    for path in list_checkpoints(directory)[count:]:
+        path.unlink(missing_ok=True)
+    for path in directory.glob(".step_*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def _to_stderr(message: str) -> None:
+    print(f"mru-rl: warning: {message}", file=sys.stderr)

@@ -1,0 +1,232 @@
+"""The command `mru-rl`. Only what a command needs is imported, so that help and a misspelt option answer at once."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import io
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+_HELP = """\
+usage: mru-rl COMMAND [options]
+
+Train and measure reinforcement-learning agents that remember.
+
+  train ppo     train an agent; alone: bmru+mingru on popgym-RepeatFirstEasy-v0, under a minute
+  eval RUN      run whole episodes with a trained agent, also on a longer task: --env-kwargs length=100000
+  resume RUN    go on with a run that was stopped or killed
+  envs          the tasks that come with mru_rl
+  cores         the memory cells, and how to combine them
+
+`mru-rl COMMAND --help` explains every option. A first run:
+
+  mru-rl train ppo --env mru_rl/TMaze-v0 --env-kwargs length=100 --run-dir runs/tmaze
+  mru-rl eval runs/tmaze --env-kwargs length=5000
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of the console script. Exit status: 0 done, 2 for what the caller can mend (one line on stderr)."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_HELP, end="")
+        return
+    if words[0] == "--version":
+        from mru_rl import __version__
+
+        print(f"mru_rl {__version__}")
+        return
+    command, *rest = words
+    if command not in _COMMANDS:
+        _fail(f"there is no command {command!r}; {_nearest(command, _COMMANDS)}commands are {', '.join(_COMMANDS)}")
+    try:
+        _COMMANDS[command](rest)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader, such as head, has seen enough
+    except (ValueError, OSError) as error:
+        if os.environ.get("MRU_RL_DEBUG"):
+            raise
+        _fail(str(error))
+
+
+def _train(words: list[str]) -> None:
+    if words and not words[0].startswith("-"):
+        if words[0] != "ppo":
+            _fail(f"there is no algorithm {words[0]!r}; {_nearest(words[0], ['ppo'])}algorithms are ppo")
+        words = words[1:]
+    from mru_rl.agents.config import PPOConfig
+
+    config = _parse(PPOConfig, words, "mru-rl train ppo")
+    from mru_rl.agents import train
+
+    run, trainer = train.start(config)
+    _announce(run, trainer)
+    train.run_to_end(run, trainer)
+    _summary(run, trainer)
+
+
+def _resume(words: list[str]) -> None:
+    from mru_rl.agents.cli_args import ResumeArgs
+
+    args = _parse(ResumeArgs, words, "mru-rl resume")
+    from mru_rl.agents import train
+    from mru_rl.agents.evaluate import load_config
+    from mru_rl.agents.runs import Run
+
+    run = Run.open(args.run)
+    trainer, restored = train.resume(run, load_config(run))
+    print(f"resuming {run.path} at {trainer.steps:,} of {trainer.config.steps:,} steps")
+    if not restored:
+        print(f"  {trainer.config.env} cannot save its state: all envs start fresh episodes")
+    train.run_to_end(run, trainer)
+    _summary(run, trainer)
+
+
+def _eval(words: list[str]) -> None:
+    from mru_rl.agents.cli_args import EvalArgs
+
+    args = _parse(EvalArgs, words, "mru-rl eval")
+    import json
+
+    from mru_rl.agents.evaluate import evaluate_run
+    from mru_rl.agents.runs import Run
+
+    result = evaluate_run(
+        Run.open(args.run), episodes=args.episodes, env_kwargs=args.env_kwargs, seed=args.seed, sample=args.sample
+    )
+    if args.json:
+        print(json.dumps(result))
+        return
+    low, high = result["return_ci95"]
+    options = " ".join(f"{k}={v}" for k, v in result["env_kwargs"].items())
+    print(f"{result['env']} {options}".rstrip() + f"  {result['core']}, trained for {result['steps']:,} steps")
+    print(
+        f"  return   {result['return_mean']:.3f}  (95% interval {low:.3f} to {high:.3f}, {result['episodes']} episodes)"
+    )
+    if result["success_rate"] is not None:
+        print(f"  success  {result['success_rate']:.3f}")
+    print(f"  length   {result['length_mean']:.1f} steps")
+
+
+def _envs(words: list[str]) -> None:
+    from mru_rl.agents.cli_args import EnvsArgs
+
+    _parse(EnvsArgs, words, "mru-rl envs")
+    import mru_rl.envs
+
+    rows = [mru_rl.envs.describe(env_id) for env_id in mru_rl.envs.list_ids()]
+    _table(
+        ["id", "longest episode", "obs", "flat size", "actions", "task"],
+        [[r.id, f"{r.horizon:,}", r.obs, str(r.obs_size), r.action, r.summary] for r in rows],
+    )
+    print("\nAny other gymnasium id works as well, upstream POPGym's included (--backend upstream for the originals).")
+
+
+def _cores(words: list[str]) -> None:
+    from mru_rl.agents.cli_args import CoresArgs
+
+    args = _parse(CoresArgs, words, "mru-rl cores")
+    from mru_rl.blocks.core import make_core
+    from mru_rl.cells.registry import get_cell, list_cells
+
+    rows = []
+    for name in list_cells():
+        core = make_core(name, args.input_size, args.hidden_size, state_size=args.state_size)
+        summary = (get_cell(name).__doc__ or "").strip().split("\n")[0].rstrip(".")
+        rows.append([name, str(core.state_size), f"{sum(p.numel() for p in core.parameters()):,}", summary])
+    _table(["core", "state", "parameters", "what it is"], rows)
+    print("\nCombine them in --core: bmru+mingru stands side by side in one layer, bmru,lru stacks two layers.")
+
+
+_COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "train": _train, "eval": _eval, "resume": _resume, "envs": _envs, "cores": _cores,
+}  # fmt: skip
+
+
+def _announce(run: Any, trainer: Any) -> None:
+    config = trainer.config
+    count = sum(p.numel() for p in trainer.policy.parameters())
+    print(f"training {config.core} on {config.env} for {config.steps:,} steps into {run.path}")
+    print(
+        f"  {count:,} parameters, {config.num_envs} envs, seed {config.seed}, {trainer.device}, {config.threads} threads"
+    )
+    for name, reason in trainer.reasons.items():
+        print(f"  --{name} {getattr(config, name):.4g}: {reason}")
+    sys.stdout.flush()
+
+
+def _summary(run: Any, trainer: Any) -> None:
+    records = run.metrics()
+    last = records[-1] if records else {}
+    seconds = f"{last['seconds']:.0f} s" if "seconds" in last else "no time"
+    print(f"done: {trainer.steps:,} steps in {seconds}")
+    if "return_mean" in last:
+        success = f", success {last['success_rate']:.2f}" if "success_rate" in last else ""
+        print(f"  return {last['return_mean']:.3f}{success} over the last 100 episodes, actions sampled")
+    print(f"  learning curve: {run.path / 'learning_curve.png'}")
+    print(f"  next: mru-rl eval {run.path}")
+
+
+def _table(header: list[str], rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*header, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)
+    console.print(table)
+
+
+def _parse(schema: Any, words: list[str], prog: str) -> Any:
+    """Parse options into a dataclass; whatever is wrong ends as one line on stderr and exit status 2."""
+    import tyro
+
+    from mru_rl.agents.cli_args import known_options, registry
+
+    options = known_options(schema)
+    for word in words:
+        name = word.partition("=")[0]
+        if name.startswith("--") and name.replace("_", "-") not in options:
+            _fail(f"{prog} has no option {name}; {_nearest(name, options)}see {prog} --help")
+    printed = io.StringIO()
+    if any(word in ("-h", "--help") for word in words):
+        return tyro.cli(schema, args=words, prog=prog, registry=registry)
+    try:
+        with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed):
+            return tyro.cli(schema, args=words, prog=prog, registry=registry)
+    except SystemExit:
+        _fail(_one_line(printed.getvalue()) + f"; see {prog} --help")
+
+
+def _one_line(box: str) -> str:
+    """The message inside tyro's error box: the text between its first two rules."""
+    lines = [line.strip("│╭╮╰╯─ ") for line in box.splitlines()]
+    sections: list[list[str]] = [[]]
+    for line in lines:
+        if line and not line.strip("-"):
+            sections.append([])
+        elif line:
+            sections[-1].append(line)
+    message = " ".join(sections[1] if len(sections) > 1 else sections[0])
+    return re.sub(r"^Error parsing \w+Config: |^Error parsing |\.$", "", message)
+
+
+def _nearest(word: str, known: Any) -> str:
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"did you mean {near[0]}? " if near else ""
+
+
+def _fail(message: str) -> None:
+    print(f"mru-rl: error: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    main()

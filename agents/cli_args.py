@@ -1,0 +1,98 @@
+"""Options of the commands that have no config of their own, and how name=value pairs are read."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from mru_rl.agents.config import require
+
+
+@dataclass(frozen=True)
+class EvalArgs:
+    """Run whole episodes with a trained agent and print mean return, 95% interval and success rate."""
+
+    run: tyro.conf.Positional[Path]
+    """run directory, as made by `mru-rl train`"""
+    episodes: int = 128
+    """episodes to run, rounded up to fill the rows of the env"""
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    """options of the env to change, as name=value: --env-kwargs length=100000"""
+    seed: int = 1_000_003
+    """seed of the evaluation envs, not that of training"""
+    sample: bool = False
+    """draw actions from the policy instead of taking the most likely one"""
+    json: bool = False
+    """print one JSON object on stdout"""
+
+    def __post_init__(self) -> None:
+        require(self.episodes >= 1, f"--episodes must be at least 1, got {self.episodes}")
+
+
+@dataclass(frozen=True)
+class ResumeArgs:
+    """Go on with a run from its newest checkpoint, with its own config, to the step count it was started with."""
+
+    run: tyro.conf.Positional[Path]
+    """run directory, as made by `mru-rl train`"""
+
+
+@dataclass(frozen=True)
+class EnvsArgs:
+    """List the tasks that come with mru_rl: id, longest episode, input size, actions."""
+
+
+@dataclass(frozen=True)
+class CoresArgs:
+    """List the memory cells with their state and parameter counts, as one-layer cores."""
+
+    input_size: int = 10
+    """width of the inputs the counts are for"""
+    hidden_size: int = 64
+    """width of the network"""
+    state_size: int | None = None
+    """real numbers of state per layer; hidden_size where not given"""
+
+
+def known_options(schema: Any) -> set[str]:
+    """Every --option a dataclass gives, switches in both forms."""
+    options = {"--help"}
+    for spec in dataclasses.fields(schema):
+        name = spec.name.replace("_", "-")
+        options |= {f"--{name}", f"--no-{name}"} if spec.type in (bool, "bool") else {f"--{name}"}
+    return options
+
+
+def _read_pairs(words: list[str]) -> dict[str, Any]:
+    pairs: dict[str, Any] = {}
+    for word in words:
+        name, sign, value = word.partition("=")
+        if not sign or not name.isidentifier():
+            raise ValueError(f"env options are written name=value, as in length=100, got {word!r}")
+        try:
+            pairs[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            pairs[name] = {"true": True, "false": False, "none": None}.get(value.lower(), value)
+    return pairs
+
+
+registry = tyro.constructors.ConstructorRegistry()
+
+
+@registry.primitive_rule
+def _pairs_rule(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
+    """dict fields are typed as name=value words."""
+    if info.type_origin is not dict:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="NAME=VALUE",
+        instance_from_str=_read_pairs,
+        is_instance=lambda value: isinstance(value, dict),
+        str_from_instance=lambda value: [f"{k}={v}" for k, v in value.items()],
+    )

@@ -1,0 +1,173 @@
+"""What a run is made from. Light on imports: the command line reads this file before torch is there."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """What every algorithm's run has: task, memory, length, place."""
+
+    env: str = "popgym-RepeatFirstEasy-v0"
+    """env id; `mru-rl envs` lists ours, any other gymnasium id works too"""
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    """options of the env as name=value pairs: --env-kwargs length=100 noise=0.1"""
+    backend: Literal["auto", "batched", "upstream"] = "auto"
+    """auto takes our batched port of an env where there is one; upstream takes the original package"""
+    workers: Literal["sync", "process"] = "sync"
+    """gymnasium envs only: all in this process, or one process each (for slow envs)"""
+    core: str = "bmru+mingru"
+    """memory: cell names, + side by side in one layer, a comma stacks layers; `mru-rl cores` lists them"""
+    steps: int = 600_000
+    """env steps to train for, over all envs; whole segments, so the last one may pass it"""
+    num_envs: int = 64
+    """envs stepped side by side"""
+    seed: int = 0
+    """decides everything random: parameters, envs, actions, minibatches"""
+    run_dir: Path | None = None
+    """where the run is kept; runs/ALGORITHM-ENV-CORE/seed_SEED where not given"""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes a GPU where there is one"""
+    threads: int = 1
+    """CPU threads of torch; part of what makes a run repeatable to the bit. More than one gains a quarter on idle cores
+    and loses tenfold on busy ones"""
+    hidden_size: int = 64
+    """width of the network"""
+    state_size: int | None = None
+    """real numbers of memory state per layer, shared by cells side by side; hidden_size where not given"""
+    num_layers: int = 1
+    """how often the core spec is repeated"""
+    read_before_write: bool = True
+    """read the state before each step as well as the one after it; --no-read-before-write to compare"""
+    surrogate_slope: float = 4.0
+    """memory recurrent units: steepness of the surrogate derivative of the write gate"""
+    warm_up: bool = True
+    """memory recurrent units: spread the write rates over [1/2, 1/horizon] on a first batch of observations"""
+    previous_action: bool = True
+    """give the agent its previous action as an input"""
+    previous_reward: bool = True
+    """give the agent its previous reward as an input"""
+    start_flag: bool = True
+    """tell the agent on which step an episode starts"""
+    checkpoint_seconds: float = 30.0
+    """a checkpoint is written this often, and at the end"""
+    tensorboard: bool = True
+    """write TensorBoard events beside metrics.jsonl"""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "num_envs", "threads", "hidden_size", "num_layers"):
+            require(getattr(self, name) >= 1, f"{flag(name)} must be at least 1, got {getattr(self, name)}")
+        require(
+            self.state_size is None or self.state_size >= 1, f"--state-size must be at least 1, got {self.state_size}"
+        )
+        require(self.surrogate_slope > 0, f"--surrogate-slope must be positive, got {self.surrogate_slope}")
+        require(
+            self.checkpoint_seconds >= 0, f"--checkpoint-seconds must not be negative, got {self.checkpoint_seconds}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOConfig(TrainConfig):
+    """Train a memory agent with PPO (Schulman et al. 2017, arXiv:1707.06347) over whole rollout segments.
+
+    A parallel scan runs over each segment when learning, one step at a time when acting. Values not given are
+    chosen from the task and shown when the run starts.
+    """
+
+    segment: int | None = None
+    """env steps per env between two updates; from the env's horizon where not given: it should reach from a cue to its use"""
+    discount: float | None = None
+    """discount per step; from how late a reward depends on an action where not given, not from how long memory must hold"""
+    gae_lambda: float = 0.95
+    """how far advantages look ahead beyond one step"""
+    learning_rate: float = 1e-3
+    """Adam's step size at the start"""
+    schedule: Literal["linear", "constant"] = "linear"
+    """learning rate over the run: linear falls to zero at --steps"""
+    epochs: int = 4
+    """passes over each rollout"""
+    minibatches: int = 8
+    """gradient steps per pass; must divide --num-envs, since a minibatch is made of whole rows"""
+    clip: float = 0.2
+    """how far an action's probability ratio may move before its gradient is cut"""
+    entropy: float | None = None
+    """entropy bonus; from the env's horizon where not given: over a long corridor a large one outweighs the one reward"""
+    value_coef: float = 0.5
+    """weight of the value loss"""
+    max_grad_norm: float = 0.5
+    """gradients are scaled down to this norm"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("epochs", "minibatches"):
+            require(getattr(self, name) >= 1, f"{flag(name)} must be at least 1, got {getattr(self, name)}")
+        require(self.segment is None or self.segment >= 1, f"--segment must be at least 1, got {self.segment}")
+        require(
+            self.num_envs % self.minibatches == 0,
+            f"--num-envs must be a multiple of --minibatches, since minibatches are made of whole rows; got {self.num_envs} "
+            f"envs and {self.minibatches} minibatches: try --minibatches {math.gcd(self.num_envs, self.minibatches)}",
+        )
+        for name in ("discount", "gae_lambda"):
+            value = getattr(self, name)
+            require(value is None or 0 <= value <= 1, f"{flag(name)} must lie in [0, 1], got {value}")
+        for name in ("learning_rate", "clip", "max_grad_norm"):
+            require(getattr(self, name) > 0, f"{flag(name)} must be positive, got {getattr(self, name)}")
+        for name in ("entropy", "value_coef"):
+            value = getattr(self, name)
+            require(value is None or value >= 0, f"{flag(name)} must not be negative, got {value}")
+
+    def follow_task(self, horizon: int | None, credit_horizon: int | None) -> tuple[PPOConfig, dict[str, str]]:
+        """The config with every value that was not given chosen from the task, and the reason for each.
+
+        horizon: most steps of an episode; credit_horizon: most steps from an action to a reward it decides; None
+        where the env does not know.
+        """
+        chosen: dict[str, Any] = {}
+        why: dict[str, str] = {}
+        if self.segment is None:
+            if horizon is None or credit_horizon is None:
+                chosen["segment"], why["segment"] = 128, "the env does not say how far a cue lies from its use"
+            else:
+                episodes = max(1, -(-100 // horizon))
+                chosen["segment"] = min(episodes * horizon, 1024)
+                why["segment"] = f"{episodes} episode(s) of {horizon} steps, at most 1,024"
+        if self.discount is None:
+            if credit_horizon is None:
+                chosen["discount"], why["discount"] = 0.99, "the env does not say how late rewards come"
+            else:
+                chosen["discount"] = 1 - 1 / (credit_horizon + 2)
+                why["discount"] = f"a reward comes {credit_horizon} steps after its action at the latest"
+        if self.entropy is None:
+            chosen["entropy"] = min(0.01, 1 / (horizon or 1)) if credit_horizon is not None else 0.01
+            why["entropy"] = "1 / horizon, at most 0.01"
+        return dataclasses.replace(self, **chosen), why
+
+
+def to_json(config: TrainConfig) -> dict[str, Any]:
+    """A config as JSON can hold it."""
+    return {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(config).items()}
+
+
+def ppo_from_json(values: dict[str, Any]) -> PPOConfig:
+    """Inverse of to_json. Raises ValueError naming fields that this version does not have."""
+    known = {f.name for f in dataclasses.fields(PPOConfig)}
+    unknown = sorted(set(values) - known)
+    require(not unknown, f"config.json has fields this version of mru_rl does not know: {', '.join(unknown)}")
+    run_dir = values.get("run_dir")
+    return PPOConfig(**{**values, "run_dir": None if run_dir is None else Path(run_dir)})
+
+
+def require(holds: bool, message: str) -> None:
+    """Raise ValueError(message) unless it holds."""
+    if not holds:
+        raise ValueError(message)
+
+
+def flag(name: str) -> str:
+    """A field's name as it is typed on the command line."""
+    return "--" + name.replace("_", "-")

@@ -1,0 +1,146 @@
+"""Evaluation: whole episodes under the trained policy, the same number in every row, with an interval."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from scipy import stats
+from torch import nn
+
+from mru_rl.agents.actions import ActionHead, action_head
+from mru_rl.agents.config import PPOConfig, ppo_from_json, require
+from mru_rl.agents.networks import ActorCritic
+from mru_rl.agents.progress import Progress
+from mru_rl.agents.runs import Run
+from mru_rl.agents.train import make_env, make_policy
+from mru_rl.envs.base import NonFiniteError
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Returns and lengths of finished episodes; success_return is the env's threshold, None where it names none."""
+
+    returns: list[float]
+    lengths: list[int]
+    success_return: float | None
+
+    @property
+    def return_mean(self) -> float:
+        return sum(self.returns) / len(self.returns)
+
+    @property
+    def return_ci95(self) -> tuple[float, float]:
+        """95% interval of the mean return, Student's t over episodes."""
+        n, mean = len(self.returns), self.return_mean
+        if n < 2:
+            return mean, mean
+        deviation = math.sqrt(sum((r - mean) ** 2 for r in self.returns) / (n - 1))
+        half = float(stats.t.ppf(0.975, n - 1)) * deviation / math.sqrt(n)
+        return mean - half, mean + half
+
+    @property
+    def success_rate(self) -> float | None:
+        if self.success_return is None:
+            return None
+        return sum(r >= self.success_return for r in self.returns) / len(self.returns)
+
+
+def evaluate(
+    policy: ActorCritic,
+    head: ActionHead,
+    env: Any,
+    episodes: int,
+    *,
+    generator: torch.Generator | None = None,
+) -> Evaluation:
+    """Run whole episodes; every row of the env contributes equally many, so that short ones are not favoured.
+
+    generator: draws actions from the policy; without one the most likely action is taken.
+    """
+    require(
+        episodes % env.num_envs == 0, f"episodes ({episodes}) must be a multiple of the env's rows ({env.num_envs})"
+    )
+    quota = episodes // env.num_envs
+    counted: list[list[tuple[float, int]]] = [[] for _ in range(env.num_envs)]
+    obs = env.reset()
+    state = policy.core.initial_state(env.num_envs)
+    is_init = torch.ones(env.num_envs, dtype=torch.bool, device=obs.device)
+    total = torch.zeros(env.num_envs, dtype=torch.float64, device=obs.device)
+    length = torch.zeros(env.num_envs, dtype=torch.int64, device=obs.device)
+    finished, steps = 0, 0
+    longest = (env.horizon or 1000) * quota
+    with torch.inference_mode(), Progress(f"evaluating {env.id}", longest, "steps a row") as progress:
+        while finished < episodes:
+            params, _, state = policy.step(obs, state, is_init)
+            action = head.mode(params) if generator is None else head.sample(params, generator)
+            obs, reward, terminated, truncated, _ = env.step(head.to_env(action))
+            is_init = terminated | truncated
+            total += reward
+            length += 1
+            steps += 1
+            if steps % 1000 == 0:
+                progress.show(steps, f"{finished} of {episodes} episodes")
+            if not is_init.any():
+                continue
+            for row in is_init.nonzero().flatten().tolist():
+                if not math.isfinite(total[row]):
+                    raise NonFiniteError(f"env {env.id} returned a reward that is NaN or infinite in row {row}")
+                if len(counted[row]) < quota:
+                    counted[row].append((total[row].item(), int(length[row])))
+                    finished += 1
+            total[is_init] = 0
+            length[is_init] = 0
+    flat = [episode for row in counted for episode in row]
+    return Evaluation([r for r, _ in flat], [n for _, n in flat], env.success_return)
+
+
+def evaluate_run(
+    run: Run, *, episodes: int, env_kwargs: dict[str, Any], seed: int, sample: bool, num_envs: int = 64
+) -> dict[str, Any]:
+    """What `mru-rl eval` prints: the newest checkpoint of a run on its env, options of the env overridden."""
+    config = load_config(run)
+    torch.set_num_threads(config.threads)
+    saved = run.checkpoint()
+    rows = min(num_envs, episodes)
+    episodes = -(-episodes // rows) * rows
+    env = make_env(config, rows, seed, **env_kwargs)
+    policy = make_policy(config, env)
+    policy.load_state_dict(saved["policy"])
+    policy.eval()
+    generator = torch.Generator(device=str(env.device)).manual_seed(seed) if sample else None
+    result = evaluate(policy, action_head(env.action_space), env, episodes, generator=generator)
+    env.close()
+    return {
+        "env": config.env,
+        "env_kwargs": config.env_kwargs | env_kwargs,
+        "core": config.core,
+        "return_mean": result.return_mean,
+        "return_ci95": list(result.return_ci95),
+        "success_rate": result.success_rate,
+        "episodes": len(result.returns),
+        "length_mean": sum(result.lengths) / len(result.lengths),
+        "steps": saved["steps"],
+        "params_sha256": params_sha256(policy),
+    }
+
+
+def load_config(run: Run) -> PPOConfig:
+    """The config of a run. Raises ValueError where another algorithm or version made it."""
+    values = run.config()
+    algorithm = values.pop("algorithm")
+    require(
+        algorithm == "ppo", f"{run.path} was trained with {algorithm!r}, which this version of mru_rl does not know"
+    )
+    return ppo_from_json(values)
+
+
+def params_sha256(module: nn.Module) -> str:
+    """SHA-256 over the raw bytes of all parameters, in name order."""
+    digest = hashlib.sha256()
+    for _, parameter in sorted(module.named_parameters()):
+        digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,24 @@
+"""What a run records, by name. The README's glossary is made of this table."""
+
+from __future__ import annotations
+
+GLOSSARY = {
+    "steps": "env steps so far, over all envs",
+    "updates": "rollouts learned from so far",
+    "episodes": "episodes finished so far",
+    "return_mean": "mean return of the last 100 finished episodes, with sampled actions",
+    "length_mean": "mean length in steps of those episodes",
+    "success_rate": "share of those episodes that reached the env's success return; absent where the env names none",
+    "steps_per_second": "env steps per second since the previous record, acting and learning together",
+    "seconds": "wall-clock seconds of training so far, resumed parts added up",
+    "policy_loss": "clipped surrogate loss, mean over the update's minibatches",
+    "value_loss": "half the squared error of the critic, likewise",
+    "entropy": "entropy of the policy in nats, per step",
+    "kl": "estimated KL divergence from the acting policy to the updated one, in nats",
+    "clip_share": "share of actions whose probability ratio left [1 - clip, 1 + clip]",
+    "grad_norm": "norm of the gradient before clipping",
+    "explained_variance": "1 - Var(target - value) / Var(target): 1 is a perfect critic, 0 a constant one",
+    "learning_rate": "Adam's step size in this update",
+    "write_rate": "share of (step, unit) pairs of memory recurrent units that wrote, on a few rows of the rollout",
+    "silent_units": "share of memory recurrent units that wrote nothing in those rows",
+}

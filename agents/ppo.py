@@ -1,0 +1,100 @@
+"""PPO over whole rollout segments."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mru_rl.agents.actions import ActionHead
+from mru_rl.agents.config import PPOConfig
+from mru_rl.agents.networks import ActorCritic
+from mru_rl.agents.returns import gae
+from mru_rl.agents.rollout import Rollout
+
+
+class PPO:
+    """Proximal policy optimisation, Schulman et al. 2017, arXiv:1707.06347, with a recurrent policy.
+
+    A minibatch is a set of whole rows of the rollout; the memory runs over each row in one parallel scan, from the
+    state stored at the segment's start (not recomputed between epochs), with resets inside.
+    Written here, not taken from torchrl: ClipPPOLoss runs the network through tensordicts and swapped parameters,
+    which costs more than the network does at these sizes.
+    """
+
+    def __init__(self, policy: ActorCritic, head: ActionHead, config: PPOConfig, generator: torch.Generator) -> None:
+        if config.discount is None or config.entropy is None:
+            raise ValueError("discount and entropy are not chosen yet; call config.follow_task(...) first")
+        self.policy, self.head, self.config, self.generator = policy, head, config, generator
+        self.discount, self.entropy = config.discount, config.entropy
+        self.optimizer = torch.optim.Adam(policy.parameters(), lr=config.learning_rate, eps=1e-5, fused=True)
+
+    def update(self, rollout: Rollout, progress: float) -> dict[str, float]:
+        """Learn from one rollout. progress: share of the run done, in [0, 1], for the learning-rate schedule."""
+        config = self.config
+        learning_rate = config.learning_rate * (1 - progress if config.schedule == "linear" else 1)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        batch = self._prepare(rollout)
+        rows = rollout.start_state.shape[0]
+        totals = torch.zeros(len(_LOSS_METRICS))
+        for _ in range(config.epochs):
+            order = torch.randperm(rows, generator=self.generator).to(rollout.start_state.device)
+            for chosen in order.chunk(config.minibatches):
+                totals += self._gradient_step({k: v.index_select(0, chosen) for k, v in batch.items()})
+        means = (totals / (config.epochs * config.minibatches)).tolist()
+        metrics = dict(zip(_LOSS_METRICS, means, strict=True))
+        metrics["explained_variance"] = _explained_variance(batch["value"], batch["target"])
+        metrics["learning_rate"] = learning_rate
+        return metrics
+
+    def _prepare(self, rollout: Rollout) -> dict[str, Tensor]:
+        data = rollout.data
+        value, after = data["state_value"], data["next"]
+        advantage = gae(
+            after["reward"], value, after["state_value"], after["terminated"], after["done"],
+            gamma=self.discount, lam=self.config.gae_lambda,
+        )  # fmt: skip
+        return {
+            "x": data["observation"],
+            "is_init": data["is_init"],
+            "action": data["action"],
+            "log_prob": data["action_log_prob"],
+            "value": value,
+            "target": advantage + value,
+            "advantage": (advantage - advantage.mean()) / (advantage.std() + 1e-8),
+            "state": rollout.start_state,
+        }
+
+    def _gradient_step(self, rows: dict[str, Tensor]) -> Tensor:
+        config = self.config
+        params, value, _ = self.policy(rows["x"], rows["state"], rows["is_init"])
+        log_prob, entropy = self.head.log_prob_and_entropy(params, rows["action"])
+        log_ratio = log_prob - rows["log_prob"]
+        policy_loss = clipped_policy_loss(log_ratio, rows["advantage"], config.clip)
+        value_loss = 0.5 * (value - rows["target"]).square().mean()
+        entropy = entropy.mean()
+        loss = policy_loss + config.value_coef * value_loss - self.entropy * entropy
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        grad_norm = nn.utils.clip_grad_norm_(self.policy.parameters(), config.max_grad_norm)
+        self.optimizer.step()
+        with torch.no_grad():
+            ratio = log_ratio.exp()
+            kl = (ratio - 1 - log_ratio).mean()
+            clipped = ((ratio - 1).abs() > config.clip).float().mean()
+            return torch.stack([policy_loss, value_loss, entropy, kl, clipped, grad_norm]).cpu()
+
+
+_LOSS_METRICS = ("policy_loss", "value_loss", "entropy", "kl", "clip_share", "grad_norm")
+
+
+def clipped_policy_loss(log_ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
+    """-E[min(r A, clip(r, 1 - clip, 1 + clip) A)] with r = exp(log_ratio); all [...], arXiv:1707.06347, section 3."""
+    ratio = log_ratio.exp()
+    return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage).mean()
+
+
+def _explained_variance(value: Tensor, target: Tensor) -> float:
+    """1 - Var(target - value) / Var(target): 1 for a perfect critic, 0 for a constant one."""
+    variance = target.var()
+    return float(1 - (target - value).var() / variance) if variance > 0 else 0.0

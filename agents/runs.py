@@ -1,0 +1,113 @@
+"""A run on disk: config.json, provenance.json, metrics.jsonl, TensorBoard events, checkpoints/, learning_curve.png."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import mru_rl
+from mru_rl.agents.checkpoint import newest_checkpoint, write_atomically
+from mru_rl.agents.config import TrainConfig, to_json
+
+
+class Run:
+    """The directory of one run. `Run.create` makes it, `Run.open` finds it again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.metrics_file = path / "metrics.jsonl"
+
+    @classmethod
+    def create(cls, path: Path, algorithm: str, config: TrainConfig, device: str) -> Run:
+        """Make the directory with its config and provenance. Raises ValueError where it exists and is not empty."""
+        cls.check_free(path)
+        run = cls(path)
+        run.checkpoints.mkdir(parents=True, exist_ok=True)
+        write_json(path / "provenance.json", provenance(device) | {"seed": config.seed})
+        write_json(path / "config.json", {"algorithm": algorithm, **to_json(config)})
+        return run
+
+    @staticmethod
+    def check_free(path: Path) -> None:
+        """Raises ValueError where a directory cannot be used for a new run."""
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise ValueError(
+                f"run directory {path} exists; continue it with `mru-rl resume {path}`, or give another --run-dir"
+            )
+
+    @classmethod
+    def open(cls, path: Path) -> Run:
+        """Raises ValueError where the directory holds no run."""
+        if not (path / "config.json").is_file():
+            raise ValueError(f"{path} is no run directory: it has no config.json; `mru-rl train` makes one")
+        return cls(path)
+
+    def config(self) -> dict[str, Any]:
+        """config.json as it was written. Raises ValueError where it cannot be read."""
+        try:
+            values = json.loads((self.path / "config.json").read_text())
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{self.path / 'config.json'} is not valid JSON: {error}") from None
+        if not isinstance(values, dict) or "algorithm" not in values:
+            raise ValueError(f"{self.path / 'config.json'} is no config of mru_rl: it names no algorithm")
+        return values
+
+    def checkpoint(self) -> dict[str, Any]:
+        """The newest intact checkpoint. Raises CheckpointError where there is none."""
+        return newest_checkpoint(self.checkpoints)[1]
+
+    def metrics(self) -> list[dict[str, float]]:
+        """All records so far; a last line that a kill cut short is left out."""
+        if not self.metrics_file.is_file():
+            return []
+        lines = self.metrics_file.read_text().split("\n")
+        return [json.loads(line) for line in lines[:-1] if line]
+
+    def drop_metrics_after(self, steps: int) -> None:
+        """Forget records later than a checkpoint, which a resumed run will write again."""
+        kept = [json.dumps(record) + "\n" for record in self.metrics() if record["steps"] <= steps]
+        write_atomically(self.metrics_file, "".join(kept).encode())
+
+
+def provenance(device: str) -> dict[str, Any]:
+    """What made a result: command, commit, versions, machine."""
+    packages = ("torch", "torchrl", "tensordict", "gymnasium", "popgym", "numpy")
+    return {
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "commit": _commit(),
+        "versions": {"mru_rl": mru_rl.__version__, "python": platform.python_version()}
+        | {name: metadata.version(name) for name in packages},
+        "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "system": platform.system(), "device": device},
+    }
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write JSON atomically."""
+    write_atomically(path, (json.dumps(values, indent=2) + "\n").encode())
+
+
+def _commit() -> str | None:
+    """The commit of the checkout this package runs from, "+" appended where files differ from it; None outside one."""
+    here = Path(__file__).resolve().parent
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        dirty = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
+
+
+def _cpu() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,51 @@
+"""Batched envs for memory agents, and every other env behind the same contract: see BatchedEnv.
+
+The names below are resolved on first use, so that listing ids does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mru_rl.envs.agent_input import AgentInput
+    from mru_rl.envs.base import BatchedEnv, Step
+    from mru_rl.envs.registry import Description, describe, list_ids, list_upstream_ids, make
+    from mru_rl.envs.tensor_env import TensorEnv
+    from mru_rl.envs.vector import GymnasiumEnv
+
+_HOME = {
+    "AgentInput": "agent_input",
+    "BatchedEnv": "base",
+    "Description": "registry",
+    "GymnasiumEnv": "vector",
+    "Step": "base",
+    "TensorEnv": "tensor_env",
+    "describe": "registry",
+    "list_ids": "registry",
+    "list_upstream_ids": "registry",
+    "make": "registry",
+}
+__all__ = [
+    "AgentInput",
+    "BatchedEnv",
+    "Description",
+    "GymnasiumEnv",
+    "Step",
+    "TensorEnv",
+    "describe",
+    "list_ids",
+    "list_upstream_ids",
+    "make",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'mru_rl.envs' has no attribute '{name}'; it has {', '.join(__all__)}")
+    return getattr(importlib.import_module(f"mru_rl.envs.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

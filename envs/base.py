@@ -1,0 +1,142 @@
+"""The contract of every env here: many copies of one task, stepped together, tensors in and tensors out."""
+
+from __future__ import annotations
+
+import operator
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+import torch
+from torch import Tensor
+
+from mru_rl.envs.actions import ActionCheck
+from mru_rl.envs.encoding import Encoding
+
+
+class NonFiniteError(ValueError):
+    """An env returned an observation or a reward that is NaN or infinite."""
+
+
+class Step(NamedTuple):
+    """What one step gives back; every field has one row per env.
+
+    Rows whose episode ended have restarted already: `obs` is the first obs of the new episode and `final_obs` the last
+    one of the old. In all other rows the two are equal, and where no episode ended they are one and the same tensor.
+    """
+
+    obs: Tensor
+    reward: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    final_obs: Tensor
+
+
+class BatchedEnv(ABC):
+    """A batch of B independent copies of one task.
+
+    obs         one tensor: the leaves of `observation_space` flattened and laid side by side, [B, columns]; int64 when
+                all leaves count (Discrete, MultiDiscrete, MultiBinary), float32 otherwise. A lone Discrete is [B].
+    action      Discrete int64 [B], MultiDiscrete int64 [B, n], Box float32 [B, *shape]; numbers start at 0
+    reward      float32 [B];  terminated, truncated: bool [B]
+    spaces      `observation_space` and `action_space` are gymnasium spaces of a single env
+    randomness  all of it comes from `seed`; nothing global is read or changed
+    """
+
+    observation_space: gymnasium.Space
+    action_space: gymnasium.Space
+    horizon: int | None = None
+    """Most steps an episode can take; None: unknown or unbounded."""
+    credit_horizon: int | None = None
+    """Most steps between an action and the last reward that depends on it; 0: paid at once; None: unknown."""
+    open_loop: bool = False
+    """True where neither the observations nor the ends of episodes depend on the actions."""
+    success_return: float | None = None
+    """An episode is a success when its return is at least this; None: the task names no such return."""
+    saves_state: bool = False
+    """True where `state_dict` and `load_state_dict` work."""
+
+    def __init__(
+        self,
+        *,
+        id: str,
+        num_envs: int,
+        observation_space: gymnasium.Space,
+        action_space: gymnasium.Space,
+        seed: int = 0,
+        device: str | torch.device = "cpu",
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        self.id, self.options = id, dict(options or {})
+        self.num_envs = check_count(num_envs, name="num_envs", least=1)
+        self.device = concrete_device(device)
+        self.observation_space, self.action_space = observation_space, action_space
+        self.generator = torch.Generator(device=self.device).manual_seed(int(derive_seeds(seed, 2).view(np.uint64)[0]))
+        self._encoding = Encoding(observation_space, device=self.device)
+        self._check_action = ActionCheck(action_space, num_envs=self.num_envs, device=self.device)
+
+    @abstractmethod
+    def reset(self) -> Tensor:
+        """Start a fresh episode in every row and return its first obs."""
+
+    @abstractmethod
+    def step(self, action: Tensor) -> Step:
+        """Advance every row by one action; rows whose episode ends restart in the same step."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to continue identically; plain values and tensors that alias nothing."""
+        raise RuntimeError(f"{self.id} cannot save its state; check `env.saves_state` first and start fresh episodes")
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what `state_dict` of an env with the same id, options and num_envs gave."""
+        raise RuntimeError(f"{self.id} cannot load a state; check `env.saves_state` first and call reset() instead")
+
+    @property
+    def obs_size(self) -> int:
+        """Width of an encoded obs."""
+        return self._encoding.size
+
+    def encode(self, obs: Tensor) -> Tensor:
+        """Turn an obs (any leading dimensions) into float32 [..., obs_size]: one-hot numbers, floats as they are."""
+        return self._encoding(obs)
+
+    def close(self) -> None:  # noqa: B027 (most envs have nothing to close)
+        """Free what the env holds outside this process; nothing to do for most."""
+
+    def __enter__(self) -> BatchedEnv:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        options = "".join(f", {name}={value!r}" for name, value in self.options.items())
+        return f"{type(self).__name__}({self.id!r}, num_envs={self.num_envs}{options})"
+
+
+def check_count(value: Any, *, name: str, least: int) -> int:
+    """Return a whole number that is at least `least`, or say what is wrong with it."""
+    try:
+        count = operator.index(value) if not isinstance(value, bool) else None
+    except TypeError:
+        count = None
+    if count is None:
+        raise TypeError(f"{name} must be a whole number, got {value!r}; pass an int of at least {least}")
+    if count < least:
+        raise ValueError(f"{name} must be at least {least}, got {count}; pass a larger number")
+    return count
+
+
+def derive_seeds(seed: int, count: int) -> np.ndarray:
+    """Derive `count` 32-bit seeds. Hashed, so that an env and a policy given the same seed share no random stream."""
+    entropy = check_count(seed, name="seed", least=0)
+    return np.random.SeedSequence([entropy, 0x656E76]).generate_state(count)
+
+
+def concrete_device(device: str | torch.device) -> torch.device:
+    """Return the device with its index, so that it compares equal to the `device` of a tensor that lives there."""
+    device = torch.device(device)
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device

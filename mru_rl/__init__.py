@@ -1,0 +1,34 @@
+"""Reinforcement-learning agents whose memory is the memory recurrent unit.
+
+The names below are resolved on first use, so that `mru-rl --help` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from mru_rl.blocks.core import MemoryCore, make_core
+    from mru_rl.cells.registry import list_cells
+    from mru_rl.scan.dispatch import linear_scan
+
+_HOME = {
+    "MemoryCore": "mru_rl.blocks.core",
+    "linear_scan": "mru_rl.scan.dispatch",
+    "list_cells": "mru_rl.cells.registry",
+    "make_core": "mru_rl.blocks.core",
+}
+__all__ = ["MemoryCore", "__version__", "linear_scan", "list_cells", "make_core"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'mru_rl' has no attribute '{name}'; it has {', '.join(__all__)}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,180 @@
+"""MemoryCore: the whole recurrent stack, from inputs to features, built from a spec such as "bmru+mingru,lru"."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor, nn
+
+from mru_rl.blocks.hybrid import SideBySide, build_layer, cell_options, parse_spec
+from mru_rl.blocks.residual import ResidualBlock
+
+
+class MemoryCore(nn.Module):
+    """A stack of residual blocks, each around one cell or several side by side.
+
+    core(x [B, T, input_size], state [B, layers, S], is_init bool [B, T]) -> (y [B, T, hidden_size], state)
+    core.step(x [B, input_size], state [B, layers, S], is_init bool [B])  -> (y [B, hidden_size], state)
+
+    Both give the same numbers. is_init marks the first step of an episode: the state found there is dropped. The
+    state is a plain float tensor, zeros at the start; S is the widest layer's state, narrower layers are padded.
+    """
+
+    def __init__(
+        self,
+        spec: str,
+        input_size: int,
+        hidden_size: int,
+        *,
+        state_size: int | None = None,
+        num_layers: int = 1,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        layers = parse_spec(spec) * num_layers
+        state_size = hidden_size if state_size is None else state_size
+        for label, value in (
+            ("input_size", input_size), ("hidden_size", hidden_size), ("state_size", state_size),
+            ("num_layers", num_layers),
+        ):  # fmt: skip
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{label} must be a whole number of at least 1, got {value!r}")
+        _check_options(layers, options)
+        self.spec, self.input_size, self.hidden_size = spec, input_size, hidden_size
+        self.encoder = nn.Linear(input_size, hidden_size)
+        self.blocks = nn.ModuleList(
+            ResidualBlock(hidden_size, build_layer(names, hidden_size, state_size, options)) for names in layers
+        )
+        self.norm = nn.LayerNorm(hidden_size)
+        self.num_layers = len(layers)
+        self.state_sizes = [block.cell.state_size for block in self.blocks]
+        self.state_size = max(self.state_sizes)
+
+    def initial_state(self, batch_size: int) -> Tensor:
+        """Zeros [batch_size, layers, S] on the core's device, float32 or wider."""
+        dtype = torch.promote_types(self.encoder.weight.dtype, torch.float32)
+        return torch.zeros(batch_size, self.num_layers, self.state_size, dtype=dtype, device=self.encoder.weight.device)
+
+    def forward(
+        self, x: Tensor, state: Tensor, is_init: Tensor, restart: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """A sequence. x: [B, T, input_size] -> y: [B, T, hidden_size] and the last state [B, layers, S].
+
+        restart: [B, T, layers, S] or None for zeros, the state an episode that begins at a step starts from.
+        Raises ValueError where shapes or dtypes do not fit.
+        """
+        y, _, last = self.unroll(x, state, is_init, restart, keep_states=False)
+        return y, last
+
+    def unroll(
+        self, x: Tensor, state: Tensor, is_init: Tensor, restart: Tensor | None = None, *, keep_states: bool = True
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """As forward, with the states after every step between: y, states [B, T, layers, S] or None, last state."""
+        self._check(x, state, is_init, lead=2)
+        y, states, last = self.encoder(x), [], []
+        for i, (block, size) in enumerate(zip(self.blocks, self.state_sizes, strict=True)):
+            y, out = block(y, state[:, i, :size], is_init, None if restart is None else restart[:, :, i, :size])
+            last.append(self._pad(out.last))
+            if keep_states:
+                states.append(self._pad(out.states))
+        return self.norm(y), torch.stack(states, dim=2) if keep_states else None, torch.stack(last, dim=1)
+
+    def step(self, x: Tensor, state: Tensor, is_init: Tensor) -> tuple[Tensor, Tensor]:
+        """One time step. x: [B, input_size] -> y: [B, hidden_size] and the next state [B, layers, S]."""
+        self._check(x, state, is_init, lead=1)
+        y, after = self.encoder(x), []
+        for i, (block, size) in enumerate(zip(self.blocks, self.state_sizes, strict=True)):
+            y, s = block.step(y, state[:, i, :size], is_init)
+            after.append(self._pad(s))
+        return self.norm(y), torch.stack(after, dim=1)
+
+    @torch.no_grad()
+    def trace(self, x: Tensor, state: Tensor, is_init: Tensor) -> TensorDict:
+        """What the memory did over a sequence, or over one step for x [B, input_size].
+
+        Returns a TensorDict with, for layer i and each cell in it, ("layer_i", cell, "states") [B, T, units] and,
+        for cells with a write gate, ("layer_i", cell, "writes") bool [B, T, units].
+        """
+        if x.dim() == 2:
+            return self.trace(x.unsqueeze(1), state, is_init.unsqueeze(1))[:, 0]
+        self._check(x, state, is_init, lead=2)
+        y, found = self.encoder(x), TensorDict(batch_size=x.shape[:2])
+        for i, (block, size) in enumerate(zip(self.blocks, self.state_sizes, strict=True)):
+            cell, inputs = block.cell, block.norm(y)
+            y, out = block(y, state[:, i, :size], is_init)
+            parts = list(cell.parts) if isinstance(cell, SideBySide) else [cell]
+            names = _unique([part.name for part in parts])
+            for name, part, states in zip(
+                names, parts, out.states.split([p.state_size for p in parts], -1), strict=True
+            ):
+                found[f"layer_{i}", name, "states"] = states
+                gates = part.gates(inputs)
+                if gates is not None:
+                    found[f"layer_{i}", name, "writes"] = gates > 0
+        return found
+
+    @torch.no_grad()
+    def warm_up(self, x: Tensor, is_init: Tensor, horizon: float) -> None:
+        """Spread the write rates of all memory recurrent units over [1/2, 1/horizon] on real inputs x [B, T, D]."""
+        state = self.initial_state(x.shape[0])
+        y = self.encoder(x)
+        for i, (block, size) in enumerate(zip(self.blocks, self.state_sizes, strict=True)):
+            block.warm_up(y, horizon)
+            y, _ = block(y, state[:, i, :size], is_init)
+
+    def _pad(self, state: Tensor) -> Tensor:
+        missing = self.state_size - state.shape[-1]
+        return nn.functional.pad(state, (0, missing)) if missing else state
+
+    def _check(self, x: Tensor, state: Tensor, is_init: Tensor, *, lead: int) -> None:
+        layout = "[B, T, input_size]" if lead == 2 else "[B, input_size]"
+        if x.dim() != lead + 1 or x.shape[-1] != self.input_size:
+            raise ValueError(
+                f"x must be {layout} with input_size {self.input_size}, got {list(x.shape)}; "
+                + ("use core.step for a single step" if lead == 2 else "call the core itself for a sequence")
+            )
+        if state.shape != (x.shape[0], self.num_layers, self.state_size):
+            raise ValueError(
+                f"state must be [{x.shape[0]}, {self.num_layers}, {self.state_size}] (batch, layers, S) for core "
+                f"{self.spec!r}, got {list(state.shape)}; call core.initial_state(batch_size) when the number of envs "
+                "or the core changes"
+            )
+        if is_init.dtype != torch.bool or is_init.shape != x.shape[:-1]:
+            raise ValueError(
+                f"is_init must be bool {list(x.shape[:-1])}, True on an episode's first step, "
+                f"got {is_init.dtype} {list(is_init.shape)}"
+            )
+
+
+def make_core(
+    spec: str, input_size: int, hidden_size: int, *, state_size: int | None = None, num_layers: int = 1, **options: Any
+) -> MemoryCore:
+    """Build a memory core from a spec string.
+
+    spec: cell names (`mru_rl.list_cells()`), "+" side by side in one layer, "," one layer after the other:
+        "bmru", "bmru+mingru", "bmru,lru".
+    input_size, hidden_size: widths of x and y.  state_size: real numbers of state per layer, shared between cells
+        that stand side by side; hidden_size where not given.  num_layers: how often the whole spec is repeated.
+    options: passed to every cell that takes them, such as read_before_write=False (all cells) or slope=4.0 (MRUs).
+    Raises ValueError for a spec that does not parse, a size below 1 and an option no cell of the spec takes.
+    """
+    return MemoryCore(spec, input_size, hidden_size, state_size=state_size, num_layers=num_layers, **options)
+
+
+def _check_options(layers: list[list[str]], options: dict[str, Any]) -> None:
+    known = set().union(*(cell_options(name) for layer in layers for name in layer))
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(
+                f"no cell of this core takes the option {name!r}; {hint}it takes {', '.join(sorted(known))}"
+            )
+
+
+def _unique(names: list[str]) -> list[str]:
+    """The same cell twice in a layer gets a number: bmru, bmru_1."""
+    return [f"{n}_{names[:i].count(n)}" if n in names[:i] else n for i, n in enumerate(names)]

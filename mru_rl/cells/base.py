@@ -1,0 +1,119 @@
+"""The cell contract: one recurrent unit, without norm, gate or residual (those live in blocks)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mru_rl.scan.dispatch import linear_scan
+
+
+class CellOutput(NamedTuple):
+    """What a cell makes of a sequence.
+
+    features: [B, T, feature_size], what the block reads
+    states:   [B, T, state_size], the state after every step
+    last:     [B, state_size], the state to carry on from, float32 or wider
+    """
+
+    features: Tensor
+    states: Tensor
+    last: Tensor
+
+
+class Cell(nn.Module, ABC):
+    """One recurrent unit behind the contract every block, test and benchmark relies on.
+
+    A state is a flat real vector, float32 or wider, whatever the unit keeps inside (complex numbers are stored as
+    pairs); zeros mean "nothing seen yet". At `is_init` the state found is replaced by `restart` (zeros by default)
+    with a select, so that nothing of a finished episode, NaN and inf included, reaches the next one.
+    """
+
+    name: str
+
+    def __init__(self, input_size: int, state_size: int, *, read_before_write: bool = True) -> None:
+        super().__init__()
+        for label, size in (("input_size", input_size), ("state_size", state_size)):
+            if size < 1:
+                raise ValueError(f"{label} counts numbers and must be at least 1, got {size}")
+        self.input_size = input_size
+        self.state_size = state_size
+        self.read_before_write = read_before_write
+
+    @property
+    def feature_size(self) -> int:
+        """Width of the features; twice the state where the state before the step is read as well."""
+        return self.state_size * (2 if self.read_before_write else 1)
+
+    def initial_state(self, batch_size: int) -> Tensor:
+        """Zeros [batch_size, state_size] on the parameters' device, float32 or wider."""
+        parameter = next(self.parameters())
+        dtype = torch.promote_types(parameter.dtype, torch.float32)
+        return torch.zeros(batch_size, self.state_size, dtype=dtype, device=parameter.device)
+
+    @abstractmethod
+    def forward(self, x: Tensor, state: Tensor, is_init: Tensor, restart: Tensor | None = None) -> CellOutput:
+        """A sequence. x: [B, T, D]; state: [B, S]; is_init: bool [B, T]; restart: [B, T, S] or None for zeros."""
+
+    @abstractmethod
+    def step(self, x: Tensor, state: Tensor, is_init: Tensor) -> tuple[Tensor, Tensor]:
+        """One step. x: [B, D]; state: [B, S]; is_init: bool [B] -> features [B, F] and the next state [B, S]."""
+
+    def gates(self, x: Tensor) -> Tensor | None:
+        """Write gates [..., state_size] for inputs [..., D]: 1 where a unit writes; None for a unit that has none."""
+        return None
+
+
+class ScanCell(Cell):
+    """A unit of the form h[t] = a[t] h[t-1] + b[t] whose coefficients depend on the input alone.
+
+    A new unit gives `coefficients` and, where its output is not its state, `features`; sequence and step follow.
+    """
+
+    complex_state = False
+
+    @abstractmethod
+    def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """a, b: [..., units] for x: [..., D]; real [state_size] or complex [state_size / 2] per step."""
+
+    def features(self, h: Tensor) -> Tensor:
+        """What is read of a state, [..., units] -> [..., state_size] real. Default: all of it."""
+        return self.pack(h)
+
+    def readout(self, h: Tensor, h_before: Tensor, x: Tensor) -> Tensor:
+        """Features of a step from the state after it and the state it found (read before write)."""
+        if not self.read_before_write:
+            return self.features(h).to(x.dtype)
+        return torch.cat([self.features(h), self.features(h_before)], dim=-1).to(x.dtype)
+
+    def pack(self, h: Tensor) -> Tensor:
+        """Units as flat real numbers: complex [..., N] -> real [..., 2 N]."""
+        return torch.view_as_real(h).flatten(-2) if self.complex_state else h
+
+    def unpack(self, state: Tensor) -> Tensor:
+        """Inverse of pack."""
+        return torch.complex(*state.unflatten(-1, (-1, 2)).unbind(-1)) if self.complex_state else state
+
+    def forward(self, x: Tensor, state: Tensor, is_init: Tensor, restart: Tensor | None = None) -> CellOutput:
+        a, b = self.coefficients(x)
+        h0 = self.unpack(state)
+        start = None if restart is None else self.unpack(restart)
+        h, last = linear_scan(a, b, h0, is_init, start)
+        features = self.readout(h, state_before(h, h0, is_init, start), x)
+        return CellOutput(features, self.pack(h), self.pack(last))
+
+    def step(self, x: Tensor, state: Tensor, is_init: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = self.coefficients(x)
+        h_before = self.unpack(torch.where(is_init[:, None], 0.0, state))
+        h = torch.addcmul(b.to(h_before.dtype), a.to(h_before.dtype), h_before)
+        return self.readout(h, h_before, x), self.pack(h)
+
+
+def state_before(h: Tensor, h0: Tensor, is_init: Tensor, restart: Tensor | None) -> Tensor:
+    """The state each step found: h shifted by one step, with the restart state at episode starts. h: [B, T, ...]."""
+    before = torch.cat([h0.unsqueeze(1).to(h.dtype), h[:, :-1]], dim=1)
+    start = is_init.reshape(*is_init.shape, *[1] * (h.dim() - 2))
+    return torch.where(start, torch.zeros((), dtype=h.dtype, device=h.device) if restart is None else restart, before)

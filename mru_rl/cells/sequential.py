@@ -1,0 +1,45 @@
+"""Cells whose gates read the state: no scan, one step after the other."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+
+from mru_rl.cells.base import Cell, CellOutput, state_before
+
+
+class SequentialCell(Cell):
+    """A unit given by its transition; the sequence is a loop over time, its input part computed at once."""
+
+    @abstractmethod
+    def drive(self, x: Tensor) -> Tensor:
+        """The part of a step that needs the input alone, [..., D] -> [..., K]."""
+
+    @abstractmethod
+    def transition(self, drive: Tensor, state: Tensor) -> Tensor:
+        """One step: drive [B, K], state [B, S] -> state [B, S]."""
+
+    def readout(self, states: Tensor, before: Tensor, x: Tensor) -> Tensor:
+        """Features from the states after and before each step, [..., S] -> [..., feature_size]."""
+        return (torch.cat([states, before], dim=-1) if self.read_before_write else states).to(x.dtype)
+
+    def forward(self, x: Tensor, state: Tensor, is_init: Tensor, restart: Tensor | None = None) -> CellOutput:
+        states = self.unroll(self.drive(x), state, is_init, restart)
+        features = self.readout(states, state_before(states, state, is_init, restart), x)
+        return CellOutput(features, states, states[:, -1])
+
+    def unroll(self, drive: Tensor, state: Tensor, is_init: Tensor, restart: Tensor | None) -> Tensor:
+        """States [B, T, S] after every step."""
+        states = []
+        for t in range(drive.shape[1]):
+            state = torch.where(is_init[:, t, None], 0.0 if restart is None else restart[:, t], state)
+            state = self.transition(drive[:, t], state)
+            states.append(state)
+        return torch.stack(states, dim=1)
+
+    def step(self, x: Tensor, state: Tensor, is_init: Tensor) -> tuple[Tensor, Tensor]:
+        before = torch.where(is_init[:, None], 0.0, state)
+        after = self.transition(self.drive(x), before)
+        return self.readout(after, before, x), after

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from mru_rl.agents import train
+from mru_rl.agents.config import PPOConfig
+from mru_rl.agents.evaluate import evaluate_run, load_config, params_sha256
+from mru_rl.agents.metrics import GLOSSARY
+from mru_rl.agents.runs import Run
+
+
+@pytest.mark.parametrize("core", ["bmru+mingru", "bmru", "gru"])
+def test_ppo_learns_to_repeat_the_first_card(small, core):
+    run, trainer = train.start(
+        small(
+            core=core,
+            steps=150_000,
+            num_envs=64,
+            minibatches=8,
+            epochs=4,
+            hidden_size=64,
+            segment=102,
+            checkpoint_seconds=60,
+        )
+    )
+    train.run_to_end(run, trainer)
+    result = evaluate_run(run, episodes=64, env_kwargs={}, seed=99, sample=False)
+    assert result["return_mean"] > 0.8  # without memory the best is -0.5; three seeds reach 0.9 and more
+
+
+def test_a_run_leaves_everything_it_promises_and_only_documented_metrics(trained):
+    run, trainer = trained(tensorboard=True)
+    assert {p.name for p in run.path.iterdir()} == {
+        "config.json", "provenance.json", "metrics.jsonl", "checkpoints", "learning_curve.png", "tensorboard",
+    }  # fmt: skip
+    assert (run.path / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+    records = run.metrics()
+    assert records[-1]["steps"] == trainer.steps >= 4096
+    assert {name for record in records for name in record} <= set(GLOSSARY)
+    assert "write_rate" in records[-1]
+    provenance = json.loads((run.path / "provenance.json").read_text())
+    assert {"command", "commit", "versions", "machine", "seed"} <= set(provenance)
+
+
+def test_the_config_comes_back_from_disk_as_it_was(trained):
+    run, trainer = trained(env="mru_rl/TMaze-v0", env_kwargs={"length": 9, "noise": 0.5})
+    assert load_config(run) == trainer.config
+
+
+def test_the_same_seed_gives_the_same_parameters_and_another_seed_others(small):
+    hashes = []
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        run, trainer = train.start(small(name, seed=seed, steps=1500))
+        train.run_to_end(run, trainer)
+        hashes.append(params_sha256(trainer.policy))
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+@pytest.mark.parametrize("env", ["popgym-RepeatPreviousEasy-v0", "mru_rl/TMaze-v0"])
+def test_a_run_resumed_from_a_checkpoint_ends_with_the_same_parameters(small, env):
+    whole_run, whole = train.start(small("whole", env=env, core="bmru+mingru"))
+    train.run_to_end(whole_run, whole)
+
+    run, trainer = train.start(small("cut", env=env, core="bmru+mingru"))
+    for _ in range(3):
+        trainer.update()
+    train._save(run, trainer)
+    resumed, restored = train.resume(Run.open(run.path), load_config(run))
+    assert restored
+    assert resumed.steps == trainer.steps > 0
+    train.run_to_end(run, resumed)
+    assert params_sha256(resumed.policy) == params_sha256(whole.policy)
+
+
+def _start(config: PPOConfig) -> subprocess.Popen:
+    options = [
+        "--env", config.env, "--core", config.core, "--steps", str(config.steps), "--num-envs", str(config.num_envs),
+        "--minibatches", str(config.minibatches), "--epochs", str(config.epochs), "--hidden-size", str(config.hidden_size),
+        "--segment", str(config.segment), "--checkpoint-seconds", "0", "--no-tensorboard", "--run-dir", str(config.run_dir),
+    ]  # fmt: skip
+    command = [sys.executable, "-m", "mru_rl.agents.cli", "train", "ppo", *options]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def test_a_run_killed_at_any_moment_and_resumed_ends_with_the_same_parameters(small):
+    steps = 40_000
+    whole_run, whole = train.start(small("whole", steps=steps))
+    train.run_to_end(whole_run, whole)
+
+    config = small("killed", steps=steps)
+    process = _start(config)
+    checkpoints = config.run_dir / "checkpoints"
+    deadline = time.monotonic() + 120
+    while len(list(checkpoints.glob("step_*.pt"))) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.003 * (os.getpid() % 17))
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the run was to be killed before it ended"
+
+    run = Run.open(config.run_dir)
+    trainer, restored = train.resume(run, load_config(run))
+    assert restored
+    assert 0 < trainer.steps < steps
+    train.run_to_end(run, trainer)
+    assert params_sha256(trainer.policy) == params_sha256(whole.policy)
+    steps_seen = [record["steps"] for record in run.metrics()]
+    assert steps_seen == sorted(set(steps_seen)), "no record twice"
+
+
+def test_an_env_that_cannot_save_its_state_starts_fresh_episodes_on_resume(small):
+    run, trainer = train.start(small(env="CartPole-v1", steps=3000))
+    trainer.update()
+    train._save(run, trainer)
+    trainer.env.close()
+    resumed, restored = train.resume(run, load_config(run))
+    assert not restored
+    assert resumed.collector.is_init.all()
+    assert resumed.steps == trainer.steps
+    train.run_to_end(run, resumed)
+    assert resumed.steps >= 3000
+
+
+@pytest.mark.parametrize("workers", ["sync", "process"])
+@pytest.mark.parametrize("env", ["CartPole-v1", "popgym-PositionOnlyPendulumEasy-v0", "popgym-BattleshipEasy-v0"])
+def test_other_gymnasium_envs_train_in_this_process_and_in_workers(small, env, workers):
+    run, trainer = train.start(small(env=env, workers=workers, backend="upstream", steps=1024, num_envs=4))
+    train.run_to_end(run, trainer)
+    assert run.metrics()[-1]["steps"] >= 1024
+    assert all(torch.isfinite(p).all() for p in trainer.policy.parameters())
+
+
+def test_defaults_follow_the_task():
+    corridor, _ = PPOConfig().follow_task(horizon=1001, credit_horizon=0)
+    assert (corridor.segment, corridor.discount) == (1001, 0.5)
+    assert corridor.entropy == pytest.approx(1 / 1001)
+    cards, _ = PPOConfig().follow_task(horizon=51, credit_horizon=0)
+    assert (cards.segment, cards.entropy) == (102, 0.01)
+    unknown, why = PPOConfig().follow_task(horizon=None, credit_horizon=None)
+    assert (unknown.segment, unknown.discount) == (128, 0.99)
+    assert set(why) == {"segment", "discount", "entropy"}
+    given, why = PPOConfig(segment=7, discount=0.9, entropy=0.0).follow_task(horizon=51, credit_horizon=0)
+    assert (given.segment, given.discount, given.entropy, why) == (7, 0.9, 0.0, {})
+
+
+def test_warm_up_spreads_the_write_rates_before_the_first_gradient_step(small):
+    _, trainer = train.start(small(num_envs=64, segment=102))
+    trainer.update()
+    trace = trainer.policy.core.trace(
+        trainer.collector.collect(102).data["observation"],
+        trainer.policy.core.initial_state(64),
+        torch.zeros(64, 102, dtype=torch.bool),
+    )
+    rates = trace["layer_0", "bmru", "writes"].float().mean((0, 1))
+    assert rates.max() > 0.2
+    assert rates.min() < 0.05

@@ -1,0 +1,86 @@
+"""From ids to envs, and what is said when there is no way."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from mru_rl import envs
+from mru_rl.envs import describe, list_ids, list_upstream_ids, make
+
+
+def test_ids_of_the_batched_envs_are_listed():
+    levels = ("Easy", "Medium", "Hard")
+    repeat = [f"popgym-Repeat{which}{level}-v0" for which in ("First", "Previous") for level in levels]
+    assert {*repeat, "mru_rl/TMaze-v0"} <= set(list_ids())
+    assert set(repeat) < set(list_upstream_ids())
+    assert len(list_upstream_ids()) >= 42
+
+
+def test_every_public_name_resolves():
+    assert all(getattr(envs, name) is not None for name in envs.__all__)
+    assert set(envs.__all__) <= set(dir(envs))
+    with pytest.raises(AttributeError, match="no attribute 'mak'; it has AgentInput"):
+        envs.mak  # noqa: B018
+
+
+def test_listing_ids_imports_neither_torch_nor_gymnasium():
+    heavy = "{'torch', 'gymnasium', 'popgym'}"
+    code = f"import sys, mru_rl.envs; mru_rl.envs.list_ids(); sys.exit(bool({heavy} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_description_has_what_the_env_table_shows():
+    line = describe("popgym-RepeatPreviousEasy-v0")
+    assert (line.horizon, line.credit_horizon, line.obs_size, line.backend) == (51, 0, 4, "batched")
+    assert line.summary == "Name the suit of the card shown k - 1 steps before the one on show."
+    assert (line.obs, line.action) == ("Discrete(4)", "Discrete(4)")
+    assert describe("mru_rl/TMaze-v0", length=9).horizon == 10
+    upstream = describe("CartPole-v1")
+    assert (upstream.horizon, upstream.obs_size, upstream.backend) == (500, 4, "gymnasium")
+
+
+def test_backend_chooses_between_port_and_original():
+    assert make("popgym-RepeatFirstEasy-v0", 1).saves_state
+    assert make("popgym-RepeatFirstEasy-v0", 1, backend="batched").saves_state
+    assert not make("popgym-RepeatFirstEasy-v0", 1, backend="upstream").saves_state
+    assert not make("CartPole-v1", 1).saves_state
+
+
+@pytest.mark.parametrize(
+    ("id", "options", "message"),
+    [
+        ("popgym-RepeatFrstEasy-v0", {}, "no env has the id .*FrstEasy-v0'; did you mean 'popgym-RepeatFirstEasy-v0'"),
+        ("mru_rl/tmaze-v0", {}, "did you mean 'mru_rl/TMaze-v0'"),
+        ("popgym-AutoencodeEsy-v0", {}, "did you mean 'popgym-AutoencodeEasy-v0'"),
+        ("cartpole", {}, "did you mean 'CartPole-v[01]'"),
+        ("xxxxxxxxxxxxxxxxxxxxxxxxxxxxx", {}, "see `mru-rl envs`, or import the package that registers it first"),
+        ("no_such_module:Env-v0", {}, "no module 'no_such_module' to register 'Env-v0'"),
+        ("", {}, "no env has the id ''"),
+        ("CartPole-v1", {"backend": "batched"}, "has no batched port; use backend='auto', or one of: popgym-"),
+        ("mru_rl/TMaze-v0", {"backend": "upstream"}, "mru_rl/TMaze-v0 has no upstream"),
+        ("mru_rl/TMaze-v0", {"backend": "fast"}, "backend must be one of auto, batched, upstream, got 'fast'"),
+        ("mru_rl/TMaze-v0", {"lenght": 5}, "TMaze-v0 has no option 'lenght'; it has length, noise, flatten"),
+        ("popgym-RepeatFirstEasy-v0", {"num_decks": 2}, "has no option 'num_decks'; it has flatten, previous_action"),
+        ("CartPole-v1", {"gravity": 2}, "has no option 'gravity'; it has .*sutton_barto_reward, workers, and .*max_ep"),
+        ("popgym-BattleshipEasy-v0", {"board_size": 3, "backend": "upstream"}, "no option 'board_size'; it has work"),
+        ("CartPole-v1", {"workers": "threads"}, r"workers must be one of \['process', 'sync'\], got 'threads'"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_made_is_refused_with_the_next_move(id, options, message):
+    with pytest.raises(ValueError, match=message):
+        make(id, 2, **options)
+
+
+def test_a_module_named_before_the_id_is_imported_first():
+    assert make("popgym:popgym-BattleshipEasy-v0", 1).id == "popgym-BattleshipEasy-v0"
+
+
+def test_options_of_a_gymnasium_env_reach_its_constructor_and_make():
+    env = make("CartPole-v1", 1, sutton_barto_reward=True, max_episode_steps=7)
+    assert env.horizon == 7
+    env.reset()
+    assert env.step(torch.tensor([0])).reward.item() == 0.0  # 1.0 without the option
