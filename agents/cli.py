@@ -148,6 +148,8 @@ _COMMANDS: dict[str, Callable[[list[str]], None]] = {
 
 
 def _announce(run: Any, trainer: Any) -> None:
+    from mru_rl.agents.config import flag
+
     config = trainer.config
     count = sum(p.numel() for p in trainer.policy.parameters())
     print(f"training {config.core} on {config.env} for {config.steps:,} steps into {run.path}")
@@ -155,7 +157,8 @@ def _announce(run: Any, trainer: Any) -> None:
         f"  {count:,} parameters, {config.num_envs} envs, seed {config.seed}, {trainer.device}, {config.threads} threads"
     )
     for name, reason in trainer.reasons.items():
-        print(f"  --{name} {getattr(config, name):.4g}: {reason}")
+        value = getattr(config, name)
+        print(f"  {flag(name)} {value if isinstance(value, bool) else f'{value:.4g}'}: {reason}")
     sys.stdout.flush()
 
 

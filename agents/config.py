@@ -48,10 +48,11 @@ class TrainConfig:
     """memory recurrent units: steepness of the surrogate derivative of the write gate"""
     warm_up: bool = True
     """memory recurrent units: spread the write rates over [1/2, 1/horizon] on a first batch of observations"""
-    previous_action: bool = True
-    """give the agent its previous action as an input"""
-    previous_reward: bool = True
-    """give the agent its previous reward as an input"""
+    previous_action: bool | None = None
+    """give the agent its previous action as an input; where not given, only if observations depend on actions: otherwise
+    its own actions would be a memory outside it"""
+    previous_reward: bool = False
+    """give the agent its previous reward as an input; where every answer is paid at once it tells which one was right"""
     start_flag: bool = True
     """tell the agent on which step an episode starts"""
     checkpoint_seconds: float = 30.0
@@ -121,14 +122,19 @@ class PPOConfig(TrainConfig):
             value = getattr(self, name)
             require(value is None or value >= 0, f"{flag(name)} must not be negative, got {value}")
 
-    def follow_task(self, horizon: int | None, credit_horizon: int | None) -> tuple[PPOConfig, dict[str, str]]:
+    def follow_task(
+        self, *, horizon: int | None, credit_horizon: int | None, open_loop: bool
+    ) -> tuple[PPOConfig, dict[str, str]]:
         """The config with every value that was not given chosen from the task, and the reason for each.
 
         horizon: most steps of an episode; credit_horizon: most steps from an action to a reward it decides; None
-        where the env does not know.
+        where the env does not know. open_loop: observations do not depend on actions.
         """
         chosen: dict[str, Any] = {}
         why: dict[str, str] = {}
+        if self.previous_action is None:
+            chosen["previous_action"] = not open_loop
+            why["previous_action"] = f"observations {'do not ' if open_loop else ''}depend on actions"
         if self.segment is None:
             if horizon is None or credit_horizon is None:
                 chosen["segment"], why["segment"] = 128, "the env does not say how far a cue lies from its use"

@@ -39,8 +39,8 @@ class ActorCritic(nn.Module):
 
 def _head(width: int, outputs: int, gain: float) -> nn.Sequential:
     """Linear, SiLU, linear; orthogonal, the last layer scaled by gain so that a policy starts near uniform."""
-    head = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, outputs))
-    for layer, scale in ((head[0], 2**0.5), (head[2], gain)):
+    hidden, last = nn.Linear(width, width), nn.Linear(width, outputs)
+    for layer, scale in ((hidden, 2**0.5), (last, gain)):
         nn.init.orthogonal_(layer.weight, scale)
         nn.init.zeros_(layer.bias)
-    return head
+    return nn.Sequential(hidden, nn.SiLU(), last)

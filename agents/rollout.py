@@ -74,7 +74,7 @@ class Collector:
         return Rollout(data, start_state)
 
     def _act(self, segment: int) -> tuple[list[tuple[Tensor, ...]], Tensor]:
-        steps = []
+        steps: list[tuple[Tensor, ...]] = []
         for _ in range(segment):
             obs, is_init = self.obs, self.is_init
             params, value, state = self.policy.step(obs, self.state, is_init)

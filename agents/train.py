@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import math
 import time
@@ -23,24 +24,26 @@ from mru_rl.agents.rollout import Collector, Rollout
 from mru_rl.agents.runs import Run
 from mru_rl.blocks.core import make_core
 from mru_rl.blocks.hybrid import cell_options, parse_spec
+from mru_rl.envs import AgentInput
 
 _LOG_SECONDS = 1.0  # a record at most this often, so that a fast run's metrics file stays small
 _TRACED_ROWS = 4
 
 
-def make_env(config: TrainConfig, num_envs: int, seed: int, **options: Any) -> Any:
+def make_env(config: TrainConfig, num_envs: int, seed: int, **options: Any) -> AgentInput:
     """The env of a config, with the agent's inputs (previous action and reward, start flag) switched as it says."""
-    switches = {"flatten", "previous_action", "previous_reward", "start_flag", "backend", "seed", "device", "workers"}
-    taken = sorted(switches & {*config.env_kwargs, *options})
-    require(
-        not taken,
-        f"{', '.join(taken)} cannot be set through --env-kwargs; the command has options for the agent's inputs",
+    kwargs = config.env_kwargs | options
+    taken = sorted({*inspect.signature(mru_rl.envs.make).parameters, "workers"} & set(kwargs))
+    require(not taken, f"{', '.join(taken)} cannot be set through --env-kwargs; see `mru-rl train ppo --help`")
+    if config.workers == "process":
+        kwargs["workers"] = config.workers
+    env = mru_rl.envs.make(
+        config.env, num_envs, seed=seed, device=pick_device(config.device), backend=config.backend, **kwargs
     )
-    workers = {} if config.workers == "sync" else {"workers": config.workers}
-    return mru_rl.envs.make(
-        config.env, num_envs, seed=seed, device=pick_device(config.device), backend=config.backend, flatten=True,
-        previous_action=config.previous_action, previous_reward=config.previous_reward, start_flag=config.start_flag,
-        **workers, **(config.env_kwargs | options),
+    previous_action = not env.open_loop if config.previous_action is None else config.previous_action
+    return AgentInput(
+        env, flatten=True, previous_action=previous_action,
+        previous_reward=config.previous_reward, start_flag=config.start_flag,
     )  # fmt: skip
 
 
@@ -76,7 +79,9 @@ class Trainer:
         self.device = pick_device(config.device)
         torch.manual_seed(config.seed)
         self.env = make_env(config, config.num_envs, config.seed)
-        self.config, self.reasons = config.follow_task(self.env.horizon, self.env.credit_horizon)
+        self.config, self.reasons = config.follow_task(
+            horizon=self.env.horizon, credit_horizon=self.env.credit_horizon, open_loop=self.env.open_loop
+        )
         self.head = action_head(self.env.action_space)
         self.policy = make_policy(self.config, self.env)
         generator = torch.Generator(device=self.device).manual_seed(config.seed + 1)

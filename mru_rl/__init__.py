@@ -6,9 +6,14 @@ The names below are resolved on first use, so that `mru-rl --help` does not wait
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+_checkout = Path(__file__).resolve().parent.parent
+if (_checkout / "envs" / "registry.py").is_file() and not (_checkout / "mru_rl" / "envs").exists():
+    __path__.append(str(_checkout))  # in a checkout envs/ and agents/ lie beside this package, not inside it
 
 if TYPE_CHECKING:
     from mru_rl.blocks.core import MemoryCore, make_core

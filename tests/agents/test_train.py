@@ -138,16 +138,16 @@ def test_other_gymnasium_envs_train_in_this_process_and_in_workers(small, env, w
 
 
 def test_defaults_follow_the_task():
-    corridor, _ = PPOConfig().follow_task(horizon=1001, credit_horizon=0)
-    assert (corridor.segment, corridor.discount) == (1001, 0.5)
+    corridor, _ = PPOConfig().follow_task(horizon=1001, credit_horizon=0, open_loop=True)
+    assert (corridor.segment, corridor.discount, corridor.previous_action) == (1001, 0.5, False)
     assert corridor.entropy == pytest.approx(1 / 1001)
-    cards, _ = PPOConfig().follow_task(horizon=51, credit_horizon=0)
+    cards, _ = PPOConfig().follow_task(horizon=51, credit_horizon=0, open_loop=True)
     assert (cards.segment, cards.entropy) == (102, 0.01)
-    unknown, why = PPOConfig().follow_task(horizon=None, credit_horizon=None)
-    assert (unknown.segment, unknown.discount) == (128, 0.99)
-    assert set(why) == {"segment", "discount", "entropy"}
-    given, why = PPOConfig(segment=7, discount=0.9, entropy=0.0).follow_task(horizon=51, credit_horizon=0)
-    assert (given.segment, given.discount, given.entropy, why) == (7, 0.9, 0.0, {})
+    unknown, why = PPOConfig().follow_task(horizon=None, credit_horizon=None, open_loop=False)
+    assert (unknown.segment, unknown.discount, unknown.previous_action) == (128, 0.99, True)
+    assert set(why) == {"segment", "discount", "entropy", "previous_action"}
+    asked = PPOConfig(segment=7, discount=0.9, entropy=0.0, previous_action=True)
+    assert asked.follow_task(horizon=51, credit_horizon=0, open_loop=True) == (asked, {})
 
 
 def test_warm_up_spreads_the_write_rates_before_the_first_gradient_step(small):
