@@ -20,7 +20,8 @@ Train and measure reinforcement-learning agents that remember.
   eval RUN      run whole episodes with a trained agent, also on a longer task: --env-kwargs length=100000
   resume RUN    go on with a run that was stopped or killed
   envs          the tasks that come with mru_rl
-  cores         the memory cells, and how to combine them
+  cores         the memory cells, what each costs, and how to combine them
+  bench NAME    measure: speed of training, speed of the envs, a quick pass over POPGym
 
 `mru-rl COMMAND --help` explains every option. A first run:
 
@@ -130,20 +131,47 @@ def _cores(words: list[str]) -> None:
     from mru_rl.agents.cli_args import CoresArgs
 
     args = _parse(CoresArgs, words, "mru-rl cores")
+    from mru_rl.blocks.budget import count_parameters, flops_per_step, state_size_for_parameters
     from mru_rl.blocks.core import make_core
     from mru_rl.cells.registry import get_cell, list_cells
 
+    state_size = args.state_size or args.hidden_size
+    budget = count_parameters(make_core("bmru", args.input_size, args.hidden_size, state_size=state_size))
     rows = []
     for name in list_cells():
-        core = make_core(name, args.input_size, args.hidden_size, state_size=args.state_size)
+        core = make_core(name, args.input_size, args.hidden_size, state_size=state_size)
         summary = (get_cell(name).__doc__ or "").strip().split("\n")[0].rstrip(".")
-        rows.append([name, str(core.state_size), f"{sum(p.numel() for p in core.parameters()):,}", summary])
-    _table(["core", "state", "parameters", "what it is"], rows)
+        try:
+            equal = str(state_size_for_parameters(name, args.input_size, args.hidden_size, budget))
+        except ValueError:
+            equal = "-"
+        rows.append([name, f"{count_parameters(core):,}", f"{flops_per_step(core):,}", equal, summary])
+    equal_state, equal_parameters = f"at state {state_size}: parameters", f"state at {budget:,} parameters"
+    _table(["core", equal_state, "flops per step", equal_parameters, "what it is"], rows)
     print("\nCombine them in --core: bmru+mingru stands side by side in one layer, bmru,lru stacks two layers.")
 
 
+_BENCHES = {"speed": "training_speed", "envs": "env_speed", "popgym": "popgym"}
+
+
+def _bench(words: list[str]) -> None:
+    import importlib
+
+    if not words or words[0] in ("-h", "--help"):
+        print("usage: mru-rl bench NAME [options]\n")
+        for name in _BENCHES:
+            summary = (importlib.import_module(f"mru_rl.agents.bench.{_BENCHES[name]}").__doc__ or "").split("\n")[0]
+            print(f"  {name:8s} {summary}")
+        print("\n`mru-rl bench NAME --help` explains the options.")
+        return
+    name, *rest = words
+    if name not in _BENCHES:
+        _fail(f"there is no benchmark {name!r}; {_nearest(name, _BENCHES)}benchmarks are {', '.join(_BENCHES)}")
+    importlib.import_module(f"mru_rl.agents.bench.{_BENCHES[name]}").main(rest)
+
+
 _COMMANDS: dict[str, Callable[[list[str]], None]] = {
-    "train": _train, "eval": _eval, "resume": _resume, "envs": _envs, "cores": _cores,
+    "train": _train, "eval": _eval, "resume": _resume, "envs": _envs, "cores": _cores, "bench": _bench,
 }  # fmt: skip
 
 

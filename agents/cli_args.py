@@ -49,7 +49,7 @@ class EnvsArgs:
 
 @dataclass(frozen=True)
 class CoresArgs:
-    """List the memory cells with their state and parameter counts, as one-layer cores."""
+    """List the memory cells as one-layer cores: parameters and flops at equal state size, state size at equal parameters."""
 
     input_size: int = 10
     """width of the inputs the counts are for"""

@@ -48,6 +48,8 @@ class TrainConfig:
     """memory recurrent units: steepness of the surrogate derivative of the write gate"""
     warm_up: bool = True
     """memory recurrent units: spread the write rates over [1/2, 1/horizon] on a first batch of observations"""
+    carry_share: float = 0.5
+    """carry-bmru only: share of the run over which what a write keeps of the old value falls from a half to nothing"""
     previous_action: bool | None = None
     """give the agent its previous action as an input; where not given, only if observations depend on actions: otherwise
     its own actions would be a memory outside it"""

@@ -26,9 +26,10 @@ def learning_curve(records: list[dict[str, float]], path: Path, title: str) -> N
     if has_writes:
         points = [(r["steps"], r["write_rate"]) for r in records if "write_rate" in r]
         axes[1, 0].plot(*zip(*points, strict=True), color="#b3541e")
-        axes[1, 0].set_yscale("log")
-        axes[1, 0].set_ylabel("write rate\n(writes per unit and step)")
+        axes[1, 0].set_ylim(bottom=0)
+        axes[1, 0].set_ylabel("write rate\n(per unit and step)")
     axes[-1, 0].set_xlabel("env steps")
+    axes[-1, 0].xaxis.set_major_formatter("{x:,.0f}")
     for row in axes:
         row[0].grid(alpha=0.3)
         row[0].spines[["top", "right"]].set_visible(False)

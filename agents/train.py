@@ -24,6 +24,7 @@ from mru_rl.agents.rollout import Collector, Rollout
 from mru_rl.agents.runs import Run
 from mru_rl.blocks.core import make_core
 from mru_rl.blocks.hybrid import cell_options, parse_spec
+from mru_rl.cells.carry_bmru import anneal_carry
 from mru_rl.envs import AgentInput
 
 _LOG_SECONDS = 1.0  # a record at most this often, so that a fast run's metrics file stays small
@@ -95,6 +96,7 @@ class Trainer:
         """One rollout and what is learned from it."""
         assert self.config.segment is not None
         started = time.monotonic()
+        anneal_carry(self.policy, self.progress, share=self.config.carry_share)
         rollout = self.collector.collect(self.config.segment)
         if not self.warmed_up:
             horizon = self.env.horizon or self.config.segment
@@ -102,12 +104,17 @@ class Trainer:
             self.warmed_up = True  # the batch was collected under other thresholds: it is not learned from
             metrics: dict[str, float] = {}
         else:
-            metrics = self.learner.update(rollout, min(self.steps / self.config.steps, 1.0))
+            metrics = self.learner.update(rollout, self.progress)
         self.steps += self.config.segment * self.config.num_envs
         self.updates += 1
         elapsed = time.monotonic() - started
         self.seconds += elapsed
         return metrics, rollout
+
+    @property
+    def progress(self) -> float:
+        """Share of the run done, in [0, 1]."""
+        return min(self.steps / self.config.steps, 1.0)
 
     def record(self, metrics: dict[str, float], rollout: Rollout, steps_per_second: float) -> dict[str, float]:
         """A line of metrics.jsonl; names as in metrics.GLOSSARY."""

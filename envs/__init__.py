@@ -1,18 +1,23 @@
 """Batched envs for memory agents, and every other env behind the same contract: see BatchedEnv.
 
 The names below are resolved on first use, so that listing ids does not wait for torch.
+gymnasium.make knows the envs as `mru_rl/...` where gymnasium was imported before this package; in any order as
+`mru_rl.envs.gymnasium_adapter:mru_rl/...`.
 """
 
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mru_rl.envs.agent_input import AgentInput
     from mru_rl.envs.base import BatchedEnv, Step
+    from mru_rl.envs.gymnasium_adapter import as_gymnasium
     from mru_rl.envs.registry import Description, describe, list_ids, list_upstream_ids, make
     from mru_rl.envs.tensor_env import TensorEnv
+    from mru_rl.envs.torchrl_adapter import as_torchrl
     from mru_rl.envs.vector import GymnasiumEnv
 
 _HOME = {
@@ -22,6 +27,8 @@ _HOME = {
     "GymnasiumEnv": "vector",
     "Step": "base",
     "TensorEnv": "tensor_env",
+    "as_gymnasium": "gymnasium_adapter",
+    "as_torchrl": "torchrl_adapter",
     "describe": "registry",
     "list_ids": "registry",
     "list_upstream_ids": "registry",
@@ -34,6 +41,8 @@ __all__ = [
     "GymnasiumEnv",
     "Step",
     "TensorEnv",
+    "as_gymnasium",
+    "as_torchrl",
     "describe",
     "list_ids",
     "list_upstream_ids",
@@ -49,3 +58,7 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+if "gymnasium" in sys.modules:  # else its import would be all that listing ids waits for
+    importlib.import_module("mru_rl.envs.gymnasium_ids").register()

@@ -19,8 +19,11 @@ class ActionCheck:
         self.space, self.device = space, device
         self.dtype, row_shape = action_layout(space)
         self.shape = torch.Size((num_envs, *row_shape))
+        self.count: int | None = None
         if isinstance(space, spaces.Discrete):
             self.count = int(space.n)
+        elif isinstance(space, spaces.MultiDiscrete) and (space.nvec == space.nvec[0]).all():
+            self.count = int(space.nvec[0])
         elif isinstance(space, spaces.MultiDiscrete):
             self.high = torch.as_tensor(space.nvec.astype(np.int64) - 1, device=device)
             self.low = torch.zeros_like(self.high)
@@ -37,7 +40,7 @@ class ActionCheck:
             self._refuse(ValueError, f"shape {list(action.shape)}", "give one action per env, in the order of the rows")
         if action.device != self.device:
             self._refuse(ValueError, f"one on {action.device}", f"move it with action.to({str(self.device)!r})")
-        if isinstance(self.space, spaces.Discrete):
+        if self.count is not None:
             low, high = torch.aminmax(action)
             in_range = low.item() >= 0 and high.item() < self.count
         else:
@@ -46,7 +49,7 @@ class ActionCheck:
             self._refuse(ValueError, self._culprit(action), "number choices from 0 and clip floats to the bounds")
 
     def _culprit(self, action: Tensor) -> str:
-        low, high = (0, self.count - 1) if isinstance(self.space, spaces.Discrete) else (self.low, self.high)
+        low, high = (0, self.count - 1) if self.count is not None else (self.low, self.high)
         inside = ((action >= low) & (action <= high)).reshape(self.shape[0], -1).all(1)
         row = int((~inside).nonzero()[0, 0])
         return f"{action[row].tolist()} in row {row}"

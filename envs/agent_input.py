@@ -101,6 +101,13 @@ class AgentInput(BatchedEnv):
     def reset(self) -> Tensor:
         return self._assemble(self.env.reset(), self._start_extras)
 
+    def reset_rows(self, mask: Tensor) -> Tensor:
+        obs = self.env.reset_rows(mask)
+        return self._assemble(obs, [column[: len(obs)] for column in self._start_extras])
+
+    def reseed(self, seed: int) -> None:
+        self.env.reseed(seed)
+
     def step(self, action: Tensor) -> Step:
         obs, reward, terminated, truncated, final_obs = self.env.step(action)
         seen = self._assemble(final_obs, self._extras(action, reward, start=False))

@@ -72,7 +72,8 @@ class BatchedEnv(ABC):
         self.num_envs = check_count(num_envs, name="num_envs", least=1)
         self.device = concrete_device(device)
         self.observation_space, self.action_space = observation_space, action_space
-        self.generator = torch.Generator(device=self.device).manual_seed(int(derive_seeds(seed, 2).view(np.uint64)[0]))
+        self.generator = torch.Generator(device=self.device)
+        BatchedEnv.reseed(self, seed)
         self._encoding = Encoding(observation_space, device=self.device)
         self._check_action = ActionCheck(action_space, num_envs=self.num_envs, device=self.device)
 
@@ -83,6 +84,23 @@ class BatchedEnv(ABC):
     @abstractmethod
     def step(self, action: Tensor) -> Step:
         """Advance every row by one action; rows whose episode ends restart in the same step."""
+
+    def reset_rows(self, mask: Tensor) -> Tensor:
+        """Start a fresh episode where mask (bool [B]) is True, leave all other rows; return the first obs of those."""
+        raise RuntimeError(f"{self.id} cannot restart single rows; call env.reset() to restart all of them")
+
+    def reseed(self, seed: int) -> None:
+        """Make everything drawn from the next reset on what an env made with this seed would draw."""
+        self.generator.manual_seed(int(derive_seeds(seed, 2).view(np.uint64)[0]))
+
+    def _check_mask(self, mask: Any) -> None:
+        if isinstance(mask, Tensor):
+            arrived = f"{str(mask.dtype).removeprefix('torch.')} {list(mask.shape)} on {mask.device}"
+        else:
+            arrived = type(mask).__name__
+        wanted = f"bool {[self.num_envs]} on {self.device}"
+        if arrived != wanted:
+            raise ValueError(f"a mask of rows to reset must be a tensor {wanted}, got {arrived}; one flag per env")
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to continue identically; plain values and tensors that alias nothing."""

@@ -11,8 +11,11 @@ if TYPE_CHECKING:
     import torch
 
     from mru_rl.envs.base import BatchedEnv
+    from mru_rl.envs.tensor_env import TensorEnv
 
 BACKENDS = ("auto", "batched", "upstream")
+GYMNASIUM_NAMESPACE = "mru_rl/"
+"""gymnasium knows the batched envs under their ids with this in front, also those that are ports of others' ids."""
 
 
 class Port(NamedTuple):
@@ -22,7 +25,7 @@ class Port(NamedTuple):
     name: str
     fixed: dict[str, Any]
 
-    def load(self) -> type[BatchedEnv]:
+    def load(self) -> type[TensorEnv]:
         return getattr(importlib.import_module(f"mru_rl.envs.{self.module}"), self.name)
 
     def options(self) -> list[str]:
@@ -31,9 +34,14 @@ class Port(NamedTuple):
         return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in self.fixed]
 
 
-def _popgym(module: str, name: str, *, easy: dict, medium: dict, hard: dict) -> dict[str, Port]:
+def _popgym(
+    module: str, name: str, *, easy: dict, medium: dict, hard: dict, class_name: str | None = None
+) -> dict[str, Port]:
     difficulties = {"Easy": easy, "Medium": medium, "Hard": hard}
-    return {f"popgym-{name}{level}-v0": Port(f"popgym.{module}", name, fixed) for level, fixed in difficulties.items()}
+    return {
+        f"popgym-{name}{level}-v0": Port(f"popgym.{module}", class_name or name, fixed)
+        for level, fixed in difficulties.items()
+    }
 
 
 PORTS: dict[str, Port] = {
@@ -50,6 +58,87 @@ PORTS: dict[str, Port] = {
         easy={"num_decks": 1, "k": 4},
         medium={"num_decks": 2, "k": 32},
         hard={"num_decks": 3, "k": 64},
+    ),
+    **_popgym("autoencode", "Autoencode", easy={"num_decks": 1}, medium={"num_decks": 2}, hard={"num_decks": 3}),
+    **_popgym(
+        "count_recall",
+        "CountRecall",
+        easy={"num_decks": 1, "face": "colors"},
+        medium={"num_decks": 2, "face": "suits"},
+        hard={"num_decks": 4, "face": "ranks"},
+    ),
+    **_popgym("higher_lower", "HigherLower", easy={"num_decks": 1}, medium={"num_decks": 2}, hard={"num_decks": 3}),
+    **_popgym("battleship", "Battleship", easy={"board_size": 8}, medium={"board_size": 10}, hard={"board_size": 12}),
+    **_popgym(
+        "concentration",
+        "Concentration",
+        easy={"num_decks": 1, "face": "colors"},
+        medium={"num_decks": 2, "face": "colors"},
+        hard={"num_decks": 1, "face": "ranks"},
+    ),
+    **_popgym(
+        "mine_sweeper",
+        "MineSweeper",
+        easy={"board_size": 4, "num_mines": 2},
+        medium={"board_size": 6, "num_mines": 6},
+        hard={"board_size": 8, "num_mines": 10},
+    ),
+    **_popgym(
+        "multiarmed_bandit",
+        "MultiarmedBandit",
+        easy={"num_bandits": 10, "episode_length": 200},
+        medium={"num_bandits": 20, "episode_length": 400},
+        hard={"num_bandits": 30, "episode_length": 600},
+    ),
+    **_popgym(
+        "position_only_cartpole",
+        "PositionOnlyCartPole",
+        easy={"max_episode_length": 200},
+        medium={"max_episode_length": 400},
+        hard={"max_episode_length": 600},
+    ),
+    **_popgym(
+        "velocity_only_cartpole",
+        "VelocityOnlyCartpole",
+        class_name="VelocityOnlyCartPole",
+        easy={"max_episode_length": 200},
+        medium={"max_episode_length": 400},
+        hard={"max_episode_length": 600},
+    ),
+    **_popgym(
+        "noisy_position_only_cartpole",
+        "NoisyPositionOnlyCartPole",
+        easy={"max_episode_length": 200, "noise_sigma": 0.1},
+        medium={"max_episode_length": 200, "noise_sigma": 0.2},
+        hard={"max_episode_length": 200, "noise_sigma": 0.3},
+    ),
+    **_popgym(
+        "position_only_pendulum",
+        "PositionOnlyPendulum",
+        easy={"max_episode_length": 200},
+        medium={"max_episode_length": 150},
+        hard={"max_episode_length": 100},
+    ),
+    **_popgym(
+        "noisy_position_only_pendulum",
+        "NoisyPositionOnlyPendulum",
+        easy={"max_episode_length": 200, "noise_sigma": 0.1},
+        medium={"max_episode_length": 200, "noise_sigma": 0.2},
+        hard={"max_episode_length": 200, "noise_sigma": 0.3},
+    ),
+    **_popgym(
+        "labyrinth_escape",
+        "LabyrinthEscape",
+        easy={"maze_size": 10},
+        medium={"maze_size": 14},
+        hard={"maze_size": 18},
+    ),
+    **_popgym(
+        "labyrinth_explore",
+        "LabyrinthExplore",
+        easy={"maze_size": 10},
+        medium={"maze_size": 14},
+        hard={"maze_size": 18},
     ),
     "mru_rl/TMaze-v0": Port("horizon.tmaze", "TMaze", {}),
 }
@@ -73,6 +162,7 @@ def make(
     seed: int = 0,
     device: str | torch.device = "cpu",
     backend: str = "auto",
+    state: str = "none",
     flatten: bool = False,
     previous_action: bool = False,
     start_flag: bool = False,
@@ -82,8 +172,9 @@ def make(
     """Make a batch of `num_envs` copies of the env `id`.
 
     backend: "auto" takes the batched port where there is one and gymnasium otherwise; "batched" and "upstream" take
-    that one or raise. flatten, previous_action, start_flag and previous_reward: see AgentInput. Everything else is an
-    option of the env itself. `env.options` holds all of them: make(env.id, n, **env.options) gives the same env again.
+    that one or raise. state: "none", or for oracle runs "append" or "only", which show the hidden Markov state beside
+    or in place of the obs, see TensorEnv. flatten, previous_action, start_flag and previous_reward: see AgentInput.
+    Everything else is an option of the env itself. `env.options` holds all of them: make(env.id, n, **env.options) gives the same env again.
     """
     inputs = {
         "flatten": flatten,
@@ -95,17 +186,23 @@ def make(
         raise ValueError(
             f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}; 'auto' is right for most uses"
         )
+    if id not in PORTS and str(id).removeprefix(GYMNASIUM_NAMESPACE) in PORTS:
+        id = id.removeprefix(GYMNASIUM_NAMESPACE)
     port = PORTS.get(id)
     if port is not None and backend != "upstream":
         unknown = sorted(set(options) - set(port.options()))
         if unknown:
-            has = ", ".join([*port.options(), *inputs])
+            has = ", ".join([*port.options(), *inputs, "state"])
             raise ValueError(f"{id} has no option {', '.join(map(repr, unknown))}; it has {has}")
-        env = port.load()(id=id, num_envs=num_envs, seed=seed, device=device, **port.fixed, **options)
+        ported = port.load()(id=id, num_envs=num_envs, seed=seed, device=device, **port.fixed, **options)
+        ported.show_state(state)
+        env: BatchedEnv = ported
     else:
         from mru_rl.envs.vector import GymnasiumEnv
 
         name = _upstream_name(id, backend)
+        if state != "none":
+            raise ValueError(f"{id} runs through gymnasium, which shows no state, got state={state!r}; leave it out")
         env = GymnasiumEnv(id=name, num_envs=num_envs, seed=seed, device=device, **options)
     if not any(inputs.values()):
         return env
@@ -154,7 +251,12 @@ def _upstream_name(id: str, backend: str) -> str:
             importlib.import_module(module)
         except ImportError as error:
             raise ValueError(f"no module {module!r} to register {id!r} ({error}); install or rename it") from error
-    if id in PORTS and id not in gymnasium.registry:
+    if id.startswith("popgym-Labyrinth") and id in PORTS and id not in gymnasium.registry:
+        raise ValueError(
+            f"upstream popgym registers {id} only where mazelib is installed; run `pip install mazelib`, or use "
+            "backend='auto': the batched port needs none"
+        )
+    if id in PORTS and id.startswith(GYMNASIUM_NAMESPACE):
         raise ValueError(f"{id} has no upstream, it is an env of mru_rl alone; use backend='auto'")
     try:
         gymnasium.spec(id)

@@ -5,10 +5,15 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any
 
+import gymnasium
 import torch
+from gymnasium import spaces
 from torch import Tensor
 
 from mru_rl.envs.base import BatchedEnv, Step
+from mru_rl.envs.encoding import Encoding
+
+STATES = ("none", "append", "only")
 
 
 class TensorEnv(BatchedEnv):
@@ -16,18 +21,45 @@ class TensorEnv(BatchedEnv):
 
     The state lives in tensors named with `register_state` and is only ever changed in place, so that `state_dict` sees
     all of it. Randomness comes from `self.generator` alone.
+
+    An env with a hidden Markov state, for oracle runs, sets `markov_space` and overrides `_markov`. The option `state`
+    of `make` then shows it: "none" (the obs alone), "append" (the obs, then the state) or "only" (the state in place of
+    the obs); these are upstream popgym's levels PARTIAL, FULL_AND_PARTIAL and FULL.
     """
 
     saves_state = True
+    horizon: int
+    markov_space: gymnasium.Space | None = None
+    """Space of the hidden Markov state of one row; None where the env has none to show."""
 
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)
         self._state: dict[str, Tensor] = {}
+        self._shared: dict[str, Tensor] = {}
         self._started = False
+        self._shown_state = "none"
+
+    def show_state(self, shown: str) -> None:
+        """Show the hidden Markov state from now on: "append" it to the obs, or show it "only". Call before reset."""
+        if shown not in STATES:
+            raise ValueError(f"state must be one of {', '.join(STATES)}, got {shown!r}; 'none' is the task itself")
+        if shown == "none":
+            return
+        if self.markov_space is None:
+            raise ValueError(f"{self.id} has no Markov state to show, got state={shown!r}; leave the option out")
+        self._shown_state, self.options = shown, {**self.options, "state": shown}
+        parts = [self.observation_space, self.markov_space]
+        self.observation_space = self.markov_space if shown == "only" else _side_by_side(*parts)
+        self._encoding = Encoding(self.observation_space, device=self.device)
 
     def register_state(self, name: str, tensor: Tensor) -> None:
-        """Make `tensor` the attribute `name` and a part of `state_dict`."""
+        """Make `tensor`, one row per env, the attribute `name` and a part of `state_dict`."""
         self._state[name] = tensor
+        setattr(self, name, tensor)
+
+    def register_shared(self, name: str, tensor: Tensor) -> None:
+        """Like `register_state`, for what belongs to no row: a stock that all rows draw from."""
+        self._shared[name] = tensor
         setattr(self, name, tensor)
 
     @abstractmethod
@@ -42,22 +74,55 @@ class TensorEnv(BatchedEnv):
     def _observe(self) -> Tensor:
         """Return what every row shows now as a new tensor; changes nothing, draws nothing."""
 
+    def _markov(self) -> Tensor:
+        """Return the hidden Markov state as a new tensor laid out as an obs of `markov_space` is; changes nothing."""
+        raise NotImplementedError
+
+    def _forget_draws(self) -> None:
+        """Throw away what was drawn ahead of its use; called when the seed changes."""
+
+    def markov_state(self) -> Tensor:
+        """Return the hidden Markov state of every row, laid out as an obs of `markov_space` is."""
+        if self.markov_space is None:
+            raise ValueError(f"{self.id} has no Markov state; check that `env.markov_space` is not None first")
+        return self._markov()
+
+    def reseed(self, seed: int) -> None:
+        super().reseed(seed)
+        self._forget_draws()
+
+    def _show(self) -> Tensor:
+        if self._shown_state == "none":
+            return self._observe()
+        if self._shown_state == "only":
+            return self._markov()
+        parts = [self._observe(), self._markov()]
+        columns = [part.unsqueeze(1) if part.ndim == 1 else part for part in parts]
+        return torch.cat([part.to(self._encoding.dtype) for part in columns], dim=1)
+
     def reset(self) -> Tensor:
         self._reset(torch.ones(self.num_envs, dtype=torch.bool, device=self.device))
         self._started = True
-        return self._observe()
+        return self._show()
+
+    def reset_rows(self, mask: Tensor) -> Tensor:
+        if not self._started:
+            raise RuntimeError(f"{self.id} resets single rows only after a full reset; call env.reset() once")
+        self._check_mask(mask)
+        self._reset(mask)
+        return self._show()[mask]
 
     def step(self, action: Tensor) -> Step:
         if not self._started:
             raise RuntimeError(f"{self.id} steps only after a reset, got step() first; call env.reset() once")
         self._check_action(action)
         reward, terminated, truncated = self._step(action)
-        obs = self._observe()
+        obs = self._show()
         done = terminated | truncated
         if not done.any():
             return Step(obs, reward, terminated, truncated, obs)
         self._reset(done)
-        return Step(self._observe(), reward, terminated, truncated, obs)
+        return Step(self._show(), reward, terminated, truncated, obs)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -68,6 +133,7 @@ class TensorEnv(BatchedEnv):
             "started": self._started,
             "generator": self.generator.get_state(),
             "tensors": {name: tensor.clone() for name, tensor in self._state.items()},
+            "shared": {name: tensor.clone() for name, tensor in self._shared.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -83,18 +149,26 @@ class TensorEnv(BatchedEnv):
                     f"the state was saved by an env with {name} {state[name]!r} but this one has {mine[name]!r}; "
                     "make the env with the same id, options, num_envs and device"
                 )
-        for name, have in _layout(mine["tensors"]).items():
-            saved = _layout(state["tensors"]).get(name)
-            if saved != have:
-                raise ValueError(
-                    f"tensor {name!r} of the state is {saved} but this env holds {have}; "
-                    "the state comes from another version of the env: start fresh with env.reset()"
-                )
-        for name, tensor in self._state.items():
-            tensor.copy_(state["tensors"][name])
+        for kind in ("tensors", "shared"):
+            for name, have in _layout(mine[kind]).items():
+                saved = _layout(state[kind]).get(name)
+                if saved != have:
+                    raise ValueError(
+                        f"tensor {name!r} of the state is {saved} but this env holds {have}; "
+                        "the state comes from another version of the env: start fresh with env.reset()"
+                    )
+        for kind, tensors in (("tensors", self._state), ("shared", self._shared)):
+            for name, tensor in tensors.items():
+                tensor.copy_(state[kind][name])
         self.generator.set_state(state["generator"].cpu())
         self._started = bool(state["started"])
 
 
 def _layout(tensors: dict[str, Tensor]) -> dict[str, str]:
     return {name: f"{tensor.dtype} {list(tensor.shape)}" for name, tensor in tensors.items()}
+
+
+def _side_by_side(*parts: gymnasium.Space) -> spaces.Tuple:
+    """Return one flat Tuple of the spaces and of what is inside those that are Tuples."""
+    inner = [part.spaces if isinstance(part, spaces.Tuple) else [part] for part in parts]
+    return spaces.Tuple([space for group in inner for space in group])

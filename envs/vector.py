@@ -96,6 +96,19 @@ class GymnasiumEnv(BatchedEnv):
         self._seeds = None
         return self._to_tensor(obs, rows=self.num_envs)
 
+    def reset_rows(self, mask: Tensor) -> Tensor:
+        if self._vec is None:
+            raise RuntimeError(f"{self.id} resets single rows only after a full reset; call env.reset() once")
+        self._check_mask(mask)
+        if not mask.any():
+            return torch.empty((0, *self._encoding.shape), dtype=self._encoding.dtype, device=self.device)
+        obs, _ = self._vec.reset(options={"reset_mask": mask.cpu().numpy()})
+        return self._to_tensor(obs, rows=self.num_envs)[mask]
+
+    def reseed(self, seed: int) -> None:
+        super().reseed(seed)
+        self._seeds = derive_seeds(seed, self.num_envs).tolist()
+
     def step(self, action: Tensor) -> Step:
         if self._vec is None:
             raise RuntimeError(f"{self.id} steps only after a reset, got step() first; call env.reset() once")
@@ -108,7 +121,7 @@ class GymnasiumEnv(BatchedEnv):
         done = np.flatnonzero(ended | cut)
         final_obs = obs
         if done.size:
-            last = [self._to_tensor(info["final_obs"][row], rows=1, first=row) for row in done]
+            last = [self._to_tensor(info["final_obs"][row], rows=1, first=int(row)) for row in done]
             final_obs = obs.index_copy(0, torch.from_numpy(done).to(self.device), torch.cat(last))
         return Step(obs, reward, self._flags(ended), self._flags(cut), final_obs)
 

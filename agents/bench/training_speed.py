@@ -1,6 +1,6 @@
 """Training speed end to end, ours against sb3-contrib's RecurrentPPO, as a ratio from one run on one machine.
 
-    python -m mru_rl.agents.bench.training_speed [--out DIR]
+    mru-rl bench speed [--threads N] [--out DIR]
 
 Common configuration: RepeatFirstEasy, 64 envs x 128 steps, 4 epochs x 4 minibatches, width and state 64. Ours is one
 layer of BMRU; theirs is MlpLstmPolicy on upstream popgym, as shipped (separate LSTMs for actor and critic) and with
@@ -9,16 +9,14 @@ one shared LSTM. Env stepping, acting and learning are all inside the time. Need
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from mru_rl.agents.bench.options import Parser
 from mru_rl.agents.config import PPOConfig
 from mru_rl.agents.runs import provenance, write_json
 from mru_rl.agents.train import Trainer
@@ -67,11 +65,11 @@ def steps_per_second(update: Callable[[], Any], updates: int) -> float:
     return ENVS * SEGMENT / best
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(words: list[str]) -> None:
+    """Entry point of `mru-rl bench speed`."""
+    parser = Parser("speed", __doc__)
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of torch (default 2)")
-    parser.add_argument("--out", type=Path, help="directory for training_speed.json")
-    args = parser.parse_args()
+    args = parser.parse_args(words)
     torch.set_num_threads(args.threads)
     warnings.filterwarnings("ignore", module="stable_baselines3")
     cases = {
@@ -93,8 +91,4 @@ def main() -> None:
         write_json(
             args.out / "training_speed.json", {"steps_per_second": speeds, "threads": args.threads} | provenance("cpu")
         )
-        print(json.dumps({"written": str(args.out / "training_speed.json")}))
-
-
-if __name__ == "__main__":
-    main()
+        print(f"written: {args.out / 'training_speed.json'}")

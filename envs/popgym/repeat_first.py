@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from gymnasium.spaces import Box, Discrete, Tuple
 from torch import Tensor
 
-from mru_rl.envs.popgym.dealt_cards import DealtCards
-from mru_rl.envs.popgym.deck import NUM_SUITS
+from mru_rl.envs.popgym import PERFECT, deck
+from mru_rl.envs.popgym.quiz import Quiz
 
 
-class RepeatFirst(DealtCards):
+class RepeatFirst(Quiz):
     """Name the suit of the first card of the episode, at every step.
 
     obs         int64 [B], suit on show, 0..3
@@ -20,17 +21,23 @@ class RepeatFirst(DealtCards):
     horizon     52 * num_decks - 1 steps, then terminated; never truncated
     reset       fresh shuffle per env; `final_obs` is the last card of the deck
     variants    Easy (1 deck, 51 steps), Medium (8, 415), Hard (16, 831)
+    markov      float32 [B, 1 + 4]: suit of the first card; share of each suit not dealt yet
     baselines   perfect 1; at random or without memory -1/2
     source      popgym RepeatFirst 1.0.7. Departures: none
     """
 
-    credit_horizon = 0
-    open_loop = True
+    success_return = PERFECT
 
     def __init__(self, *, num_decks: int, **common: Any) -> None:
-        super().__init__(num_decks=num_decks, num_faces=NUM_SUITS, num_actions=NUM_SUITS, **common)
-        self.right = torch.tensor(1 / (self.num_cards - 1), device=self.device)
-        self.wrong = -self.right
+        self.num_cards = deck.DECK_SIZE * num_decks
+        steps, suits = self.num_cards - 1, deck.NUM_SUITS
+        super().__init__(num_steps=steps, num_paid=steps, frame=Discrete(suits), num_actions=suits, **common)
+        self.markov_space = Tuple([Discrete(suits), Box(0, 1, (suits,))])
 
-    def _reward(self, action: Tensor) -> Tensor:
-        return torch.where(action == self.shown[:, 0], self.right, self.wrong)
+    def _deal(self, rows: int) -> tuple[Tensor, Tensor]:
+        suits = deck.SUITS.deal(rows, self.num_cards, generator=self.generator)
+        return suits, suits[:, :1].expand(rows, self.horizon)
+
+    def _markov(self) -> Tensor:
+        left = 1 - self._num_seen(self.shown, deck.NUM_SUITS) / (self.num_cards / deck.NUM_SUITS)
+        return torch.cat((self.shown[:, :1], left.float()), dim=1)

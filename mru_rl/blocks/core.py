@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
-from typing import Any
+from typing import Any, cast
 
 import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from mru_rl.blocks.hybrid import SideBySide, build_layer, cell_options, parse_spec
+from mru_rl.blocks.hybrid import SideBySide, Spec, build_layer, check_options, format_spec, parse_layers
 from mru_rl.blocks.residual import ResidualBlock
 
 
@@ -25,7 +24,7 @@ class MemoryCore(nn.Module):
 
     def __init__(
         self,
-        spec: str,
+        spec: Spec,
         input_size: int,
         hidden_size: int,
         *,
@@ -34,7 +33,7 @@ class MemoryCore(nn.Module):
         **options: Any,
     ) -> None:
         super().__init__()
-        layers = parse_spec(spec) * num_layers
+        layers = parse_layers(spec)
         state_size = hidden_size if state_size is None else state_size
         for label, value in (
             ("input_size", input_size), ("hidden_size", hidden_size), ("state_size", state_size),
@@ -42,16 +41,21 @@ class MemoryCore(nn.Module):
         ):  # fmt: skip
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{label} must be a whole number of at least 1, got {value!r}")
-        _check_options(layers, options)
-        self.spec, self.input_size, self.hidden_size = spec, input_size, hidden_size
+        check_options([part.name for layer in layers for part in layer], options, "this core")
+        self.spec = spec if isinstance(spec, str) else format_spec(layers)
+        self.input_size, self.hidden_size = input_size, hidden_size
+        layers = layers * num_layers
         self.encoder = nn.Linear(input_size, hidden_size)
         self.blocks = nn.ModuleList(
-            ResidualBlock(hidden_size, build_layer(names, hidden_size, state_size, options)) for names in layers
+            ResidualBlock(hidden_size, build_layer(layer, hidden_size, state_size, options)) for layer in layers
         )
         self.norm = nn.LayerNorm(hidden_size)
         self.num_layers = len(layers)
-        self.state_sizes = [block.cell.state_size for block in self.blocks]
-        self.state_size = max(self.state_sizes)
+        self.state_sizes: list[int] = [block.cell.state_size for block in self._blocks()]
+        self.state_size: int = max(self.state_sizes)
+
+    def _blocks(self) -> list[ResidualBlock]:
+        return cast("list[ResidualBlock]", list(self.blocks))
 
     def initial_state(self, batch_size: int) -> Tensor:
         """Zeros [batch_size, layers, S] on the core's device, float32 or wider."""
@@ -75,7 +79,7 @@ class MemoryCore(nn.Module):
         """As forward, with the states after every step between: y, states [B, T, layers, S] or None, last state."""
         self._check(x, state, is_init, lead=2)
         y, states, last = self.encoder(x), [], []
-        for i, (block, size) in enumerate(zip(self.blocks, self.state_sizes, strict=True)):
+        for i, (block, size) in enumerate(zip(self._blocks(), self.state_sizes, strict=True)):
             y, out = block(y, state[:, i, :size], is_init, None if restart is None else restart[:, :, i, :size])
             last.append(self._pad(out.last))
             if keep_states:
@@ -86,7 +90,7 @@ class MemoryCore(nn.Module):
         """One time step. x: [B, input_size] -> y: [B, hidden_size] and the next state [B, layers, S]."""
         self._check(x, state, is_init, lead=1)
         y, after = self.encoder(x), []
-        for i, (block, size) in enumerate(zip(self.blocks, self.state_sizes, strict=True)):
+        for i, (block, size) in enumerate(zip(self._blocks(), self.state_sizes, strict=True)):
             y, s = block.step(y, state[:, i, :size], is_init)
             after.append(self._pad(s))
         return self.norm(y), torch.stack(after, dim=1)
@@ -102,10 +106,10 @@ class MemoryCore(nn.Module):
             return self.trace(x.unsqueeze(1), state, is_init.unsqueeze(1))[:, 0]
         self._check(x, state, is_init, lead=2)
         y, found = self.encoder(x), TensorDict(batch_size=x.shape[:2])
-        for i, (block, size) in enumerate(zip(self.blocks, self.state_sizes, strict=True)):
+        for i, (block, size) in enumerate(zip(self._blocks(), self.state_sizes, strict=True)):
             cell, inputs = block.cell, block.norm(y)
             y, out = block(y, state[:, i, :size], is_init)
-            parts = list(cell.parts) if isinstance(cell, SideBySide) else [cell]
+            parts = cell.cells() if isinstance(cell, SideBySide) else [cell]
             names = _unique([part.name for part in parts])
             for name, part, states in zip(
                 names, parts, out.states.split([p.state_size for p in parts], -1), strict=True
@@ -121,7 +125,7 @@ class MemoryCore(nn.Module):
         """Spread the write rates of all memory recurrent units over [1/2, 1/horizon] on real inputs x [B, T, D]."""
         state = self.initial_state(x.shape[0])
         y = self.encoder(x)
-        for i, (block, size) in enumerate(zip(self.blocks, self.state_sizes, strict=True)):
+        for i, (block, size) in enumerate(zip(self._blocks(), self.state_sizes, strict=True)):
             block.warm_up(y, horizon)
             y, _ = block(y, state[:, i, :size], is_init)
 
@@ -150,29 +154,21 @@ class MemoryCore(nn.Module):
 
 
 def make_core(
-    spec: str, input_size: int, hidden_size: int, *, state_size: int | None = None, num_layers: int = 1, **options: Any
+    spec: Spec, input_size: int, hidden_size: int, *, state_size: int | None = None, num_layers: int = 1, **options: Any
 ) -> MemoryCore:
-    """Build a memory core from a spec string.
+    """Build a memory core from a spec.
 
-    spec: cell names (`mru_rl.list_cells()`), "+" side by side in one layer, "," one layer after the other:
-        "bmru", "bmru+mingru", "bmru,lru".
+    spec: cell names (`mru_rl.list_cells()`), "+" side by side in one layer, "," one layer after the other, and per cell
+        its own state size and options after colons: "bmru", "bmru+mingru", "bmru,lru", "bmru:48+mingru:16",
+        "bmru:48:slope=2.0". Or lists, [["bmru", ("mingru", 16)], [("deltanet", 64, {"steps": 2})]].
     input_size, hidden_size: widths of x and y.  state_size: real numbers of state per layer, shared between cells
-        that stand side by side; hidden_size where not given.  num_layers: how often the whole spec is repeated.
-    options: passed to every cell that takes them, such as read_before_write=False (all cells) or slope=4.0 (MRUs).
+        that stand side by side and have no size of their own; hidden_size where not given.
+    num_layers: how often the whole spec is repeated.
+    options: passed to every cell that takes them and does not set them itself, such as read_before_write=False (all
+        cells) or slope=4.0 (MRUs).
     Raises ValueError for a spec that does not parse, a size below 1 and an option no cell of the spec takes.
     """
     return MemoryCore(spec, input_size, hidden_size, state_size=state_size, num_layers=num_layers, **options)
-
-
-def _check_options(layers: list[list[str]], options: dict[str, Any]) -> None:
-    known = set().union(*(cell_options(name) for layer in layers for name in layer))
-    for name in options:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ValueError(
-                f"no cell of this core takes the option {name!r}; {hint}it takes {', '.join(sorted(known))}"
-            )
 
 
 def _unique(names: list[str]) -> list[str]:

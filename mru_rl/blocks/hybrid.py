@@ -1,9 +1,13 @@
-"""Hybrids are data: a core spec is a list of layers, a layer a list of cell names that stand side by side."""
+"""Hybrids are data: a core spec is a list of layers, a layer a list of cells that stand side by side."""
 
 from __future__ import annotations
 
+import ast
+import difflib
 import inspect
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,24 +15,118 @@ from torch import Tensor, nn
 from mru_rl.cells.base import Cell, CellOutput
 from mru_rl.cells.registry import get_cell
 
+Spec: TypeAlias = "str | Sequence[str | Sequence[str | tuple]]"
+EXAMPLE = '"bmru+mingru,lru"'
 
-def parse_spec(spec: str) -> list[list[str]]:
-    """Layers of a core: "bmru,lru" stacks two, "bmru+mingru" puts two cells side by side in one.
 
-    Raises ValueError for an empty part, an unknown cell or a character that is no part of a spec.
+@dataclass(frozen=True)
+class Part:
+    """One cell of a layer: its name, its own state size (None: a share of the layer's) and its own options."""
+
+    name: str
+    state_size: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        size = [] if self.state_size is None else [str(self.state_size)]
+        return ":".join([self.name, *size, *(f"{k}={v}" for k, v in self.options.items())])
+
+
+def parse_layers(spec: Spec) -> list[list[Part]]:
+    """Layers of a core, from its spec string or from Python lists.
+
+    String: "," one layer after the other, "+" side by side in one, and per cell ":" its state size and its options:
+        "bmru,lru", "bmru+mingru", "bmru:48+mingru:16", "bmru:48:slope=2.0+deltanet:64:steps=2,gru"
+    Python: a list of layers, each a list of names or of tuples (name, size) or (name, size, options), size None for a
+    share of what the layer has: [["bmru", ("mingru", 16)], [("deltanet", None, {"steps": 2})]]
+    Raises ValueError for an empty part, an unknown cell, a size that is none and an option the cell does not take.
     """
-    if not spec.strip():
-        raise ValueError('a core spec names at least one cell, got an empty one; try "bmru" or "bmru+mingru"')
-    layers = [[part.strip() for part in layer.split("+")] for layer in spec.split(",")]
-    for layer in layers:
-        for name in layer:
-            if not name:
-                raise ValueError(
-                    f"core spec {spec!r} has an empty part; join cells with + (side by side) and layers with , "
-                    '(stacked), as in "bmru+mingru,lru"'
-                )
-            get_cell(name)
-    return layers
+    if isinstance(spec, str):
+        if not spec.strip():
+            raise ValueError('a core spec names at least one cell, got an empty one; try "bmru" or "bmru+mingru"')
+        return [[_part_from_text(text.strip(), spec) for text in layer.split("+")] for layer in spec.split(",")]
+    if not isinstance(spec, list) or not spec:
+        raise ValueError(f"a core spec is a string such as {EXAMPLE} or a list of layers, got {spec!r}")
+    return [_layer_from_python(layer) for layer in spec]
+
+
+def parse_spec(spec: Spec) -> list[list[str]]:
+    """The cell names of each layer; `parse_layers` has sizes and options too."""
+    return [[part.name for part in layer] for layer in parse_layers(spec)]
+
+
+def format_spec(layers: list[list[Part]]) -> str:
+    """The spec string of these layers, which `parse_layers` reads back."""
+    return ",".join("+".join(str(part) for part in layer) for layer in layers)
+
+
+def _layer_from_python(layer: Any) -> list[Part]:
+    if isinstance(layer, str):
+        parts = parse_layers(layer)
+        if len(parts) == 1:
+            return parts[0]
+    elif isinstance(layer, list) and layer:
+        return [_part_from_python(part) for part in layer]
+    raise ValueError(
+        f'a layer of a core spec is a list such as ["bmru", ("mingru", 16)] or a string without commas, got {layer!r}'
+    )
+
+
+def _part_from_python(part: Any) -> Part:
+    if isinstance(part, str):
+        return _part_from_text(part.strip(), part)
+    if not isinstance(part, tuple) or len(part) not in (2, 3) or not isinstance(part[0], str):
+        raise ValueError(
+            'a cell of a core spec is a name or a tuple, ("bmru", 48) or ("bmru", 48, {"slope": 2.0}) with None for '
+            f"the size where it takes its share; got {part!r}"
+        )
+    name, size, options = (*part, {}) if len(part) == 2 else part
+    if not isinstance(options, Mapping):
+        raise ValueError(f'the options of {name!r} in a core spec are a dict such as {{"slope": 2.0}}, got {options!r}')
+    return _checked_part(name, size, dict(options))
+
+
+def _part_from_text(text: str, spec: str) -> Part:
+    name, *fields = (piece.strip() for piece in text.split(":"))
+    if not name or "" in fields:
+        raise ValueError(
+            f"core spec {spec!r} has an empty part; join cells with + (side by side) and layers with , (stacked), as "
+            f'in {EXAMPLE}; sizes and options follow a colon, as in "bmru:48:slope=2.0"'
+        )
+    size, options = None, {}
+    for i, piece in enumerate(fields):
+        key, equals, value = piece.partition("=")
+        if equals:
+            options[key.strip()] = _value(value.strip())
+        elif i == 0:
+            size = int(piece) if piece.isdecimal() else piece
+        else:
+            raise ValueError(
+                f"{piece!r} in core spec {spec!r} is no option; after the name come the state size and then options, "
+                'as in "bmru:48:slope=2.0"'
+            )
+    return _checked_part(name, size, options)
+
+
+def _checked_part(name: str, size: Any, options: dict[str, Any]) -> Part:
+    check_options([name], options, f"{name!r}")
+    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
+        raise ValueError(
+            f'the state size of {name!r} in a core spec must be a whole number of at least 1, as in "{name}:48", '
+            f"got {size!r}"
+        )
+    return Part(name, size, options)
+
+
+def _value(text: str) -> Any:
+    """An option's value: a number, true, false, none, or else the text itself."""
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
 
 
 class SideBySide(Cell):
@@ -46,45 +144,78 @@ class SideBySide(Cell):
         self.parts = nn.ModuleList(parts)
         self.widths = [p.state_size for p in parts]
 
+    def cells(self) -> list[Cell]:
+        """The cells of this layer, in the order of their states."""
+        return cast("list[Cell]", list(self.parts))
+
     @property
     def feature_size(self) -> int:
-        return sum(p.feature_size for p in self.parts)
+        return sum(cell.feature_size for cell in self.cells())
 
     def forward(self, x: Tensor, state: Tensor, is_init: Tensor, restart: Tensor | None = None) -> CellOutput:
         states = state.split(self.widths, dim=-1)
         restarts = [None] * len(self.widths) if restart is None else restart.split(self.widths, dim=-1)
-        outs = [part(x, s, is_init, r) for part, s, r in zip(self.parts, states, restarts, strict=True)]
+        outs = [part(x, s, is_init, r) for part, s, r in zip(self.cells(), states, restarts, strict=True)]
         return CellOutput(*(torch.cat(column, dim=-1) for column in zip(*outs, strict=True)))
 
     def step(self, x: Tensor, state: Tensor, is_init: Tensor) -> tuple[Tensor, Tensor]:
         states = state.split(self.widths, dim=-1)
-        outs = [part.step(x, s, is_init) for part, s in zip(self.parts, states, strict=True)]
+        outs = [part.step(x, s, is_init) for part, s in zip(self.cells(), states, strict=True)]
         features, after = zip(*outs, strict=True)
         return torch.cat(features, dim=-1), torch.cat(after, dim=-1)
 
 
-def build_layer(names: list[str], input_size: int, state_size: int, options: dict[str, Any]) -> Cell:
-    """One layer from cell names; the state is shared out evenly, in even numbers so that complex cells fit.
+def build_layer(layer: list[Part], input_size: int, state_size: int, options: Mapping[str, Any]) -> Cell:
+    """One layer from its parts. Parts without a size of their own share what the others leave of state_size evenly, in
+    even numbers so that complex cells fit; where every part has its own, their sum is the layer's state.
 
-    options reach the cells that take them; raises ValueError for one that none takes (see core.make_core).
+    options reach the cells that take them; a part's own options come before them.
     """
-    count = len(names)
-    if count == 1:
-        return _build_cell(names[0], input_size, state_size, options)
-    share = state_size // count // 2 * 2
+    sizes = _share_out(layer, state_size)
+    cells = [_build_cell(part, input_size, size, options) for part, size in zip(layer, sizes, strict=True)]
+    return cells[0] if len(cells) == 1 else SideBySide(cells)
+
+
+def _share_out(layer: list[Part], state_size: int) -> list[int]:
+    open_parts = [part for part in layer if part.state_size is None]
+    if not open_parts:
+        return [part.state_size for part in layer if part.state_size is not None]
+    count, taken = len(open_parts), sum(part.state_size or 0 for part in layer)
+    left = state_size - taken
+    share = left if count == 1 else left // count // 2 * 2
     if share < 1:
+        need = taken + (1 if count == 1 else 2 * count)
+        fixed = f", of which {taken} are given away by size," if taken else ""
         raise ValueError(
-            f"state_size {state_size} is too small for {count} cells side by side; use {2 * count} or more"
+            f"state_size {state_size}{fixed} is too small for {len(layer)} cells side by side; use {need} or more"
         )
-    sizes = [state_size - share * (count - 1)] + [share] * (count - 1)
-    return SideBySide([_build_cell(n, input_size, size, options) for n, size in zip(names, sizes, strict=True)])
+    shares = iter([left - share * (count - 1)] + [share] * (count - 1))
+    return [next(shares) if part.state_size is None else part.state_size for part in layer]
 
 
 def cell_options(name: str) -> set[str]:
-    """Names of the options a cell's constructor takes beside its sizes."""
-    return set(inspect.signature(get_cell(name)).parameters) - {"input_size", "state_size"}
+    """Names of the options a cell's constructor takes beside its sizes, those of its base classes included."""
+    found: set[str] = set()
+    for cls in get_cell(name).__mro__:
+        if "__init__" in vars(cls):
+            parameters = inspect.signature(vars(cls)["__init__"]).parameters.values()
+            found |= {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+            if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+                break
+    return found
 
 
-def _build_cell(name: str, input_size: int, state_size: int, options: dict[str, Any]) -> Cell:
-    known = cell_options(name)
-    return get_cell(name)(input_size, state_size, **{k: v for k, v in options.items() if k in known})
+def check_options(names: Sequence[str], options: Mapping[str, Any], what: str) -> None:
+    """Raise ValueError for an option that none of these cells takes; `what` names them in the message."""
+    known = set().union(*(cell_options(name) for name in names))
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(f"{what} does not take the option {name!r}; {hint}options are {', '.join(sorted(known))}")
+
+
+def _build_cell(part: Part, input_size: int, state_size: int, options: Mapping[str, Any]) -> Cell:
+    known = cell_options(part.name)
+    taken = {k: v for k, v in options.items() if k in known} | dict(part.options)
+    return get_cell(part.name)(input_size, state_size, **taken)

@@ -16,6 +16,8 @@ class ResidualBlock(nn.Module):
     x: [B, T, width] -> y: [B, T, width]; the cell reads LayerNorm(x).
     """
 
+    cell: Cell
+
     def __init__(self, width: int, cell: Cell) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)

@@ -44,9 +44,14 @@ class Cell(nn.Module, ABC):
         self.read_before_write = read_before_write
 
     @property
+    def readout_size(self) -> int:
+        """How many numbers are read of one state: all of it, unless a unit says otherwise."""
+        return self.state_size
+
+    @property
     def feature_size(self) -> int:
-        """Width of the features; twice the state where the state before the step is read as well."""
-        return self.state_size * (2 if self.read_before_write else 1)
+        """Width of the features; twice the readout where the state before the step is read as well."""
+        return self.readout_size * (2 if self.read_before_write else 1)
 
     def initial_state(self, batch_size: int) -> Tensor:
         """Zeros [batch_size, state_size] on the parameters' device, float32 or wider."""
@@ -79,19 +84,19 @@ class ScanCell(Cell):
     def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """a, b: [..., units] for x: [..., D]; real [state_size] or complex [state_size / 2] per step."""
 
-    def features(self, h: Tensor) -> Tensor:
-        """What is read of a state, [..., units] -> [..., state_size] real. Default: all of it."""
+    def features(self, h: Tensor, x: Tensor) -> Tensor:
+        """What is read of a state at input x, [..., units] -> [..., readout_size] real. Default: all of it."""
         return self.pack(h)
 
     def readout(self, h: Tensor, h_before: Tensor, x: Tensor) -> Tensor:
         """Features of a step from the state after it and the state it found (read before write)."""
         if not self.read_before_write:
-            return self.features(h).to(x.dtype)
-        return torch.cat([self.features(h), self.features(h_before)], dim=-1).to(x.dtype)
+            return self.features(h, x).to(x.dtype)
+        return torch.cat([self.features(h, x), self.features(h_before, x)], dim=-1).to(x.dtype)
 
     def pack(self, h: Tensor) -> Tensor:
         """Units as flat real numbers: complex [..., N] -> real [..., 2 N]."""
-        return torch.view_as_real(h).flatten(-2) if self.complex_state else h
+        return torch.stack([h.real, h.imag], dim=-1).flatten(-2) if self.complex_state else h
 
     def unpack(self, state: Tensor) -> Tensor:
         """Inverse of pack."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import torch
+from torch import Tensor
+
 from mru_rl.cells.mru import MRU
 
 
@@ -21,3 +24,33 @@ class BMRU(MRU):
 
     name = "bmru"
     carry = 0.0
+
+    def pack_signs(self, state: Tensor, *, two_bit: bool = False) -> Tensor:
+        """The signs of states [..., H], all that a BMRU remembers: for replay memories and for moving states about.
+
+        Returns int8 [..., H] of -1, 0, +1, or with two_bit four signs to a byte, uint8 [..., ceil(H / 4)].
+        """
+        self._check_width(state, self.state_size)
+        signs = state.sign().to(torch.int8)
+        if not two_bit:
+            return signs
+        codes = torch.nn.functional.pad(signs + 1, (0, -self.state_size % 4)).to(torch.uint8).unflatten(-1, (-1, 4))
+        return codes[..., 0] | codes[..., 1] << 2 | codes[..., 2] << 4 | codes[..., 3] << 6
+
+    def unpack_signs(self, codes: Tensor) -> Tensor:
+        """States [..., H] from `pack_signs`, with the level the unit has now."""
+        if codes.dtype == torch.uint8:
+            self._check_width(codes, -(-self.state_size // 4))
+            bits = torch.stack([codes >> shift & 3 for shift in (0, 2, 4, 6)], dim=-1)
+            codes = bits.flatten(-2)[..., : self.state_size].to(torch.int8) - 1
+        elif codes.dtype != torch.int8:
+            raise TypeError(f"packed signs are int8 or, two bits each, uint8; got {codes.dtype}")
+        self._check_width(codes, self.state_size)
+        alpha = self.alpha.detach().abs()
+        return codes * alpha.to(torch.promote_types(alpha.dtype, torch.float32))
+
+    def _check_width(self, x: Tensor, width: int) -> None:
+        if x.shape[-1] != width:
+            raise ValueError(
+                f"expected {width} numbers in the last dimension for {self.state_size} units, got {list(x.shape)}"
+            )

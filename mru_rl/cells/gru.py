@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mru_rl.cells.sequential import SequentialCell
+from mru_rl.cells.torch_rnn import TorchRNN
 
 
-class GRU(SequentialCell):
+class GRU(TorchRNN):
     """Gated recurrent unit, Cho et al. 2014, arXiv:1406.1078, in torch.nn.GRU's form.
 
         r[t] = sigmoid(W_r x[t] + U_r h[t-1] + c_r)
@@ -23,14 +23,10 @@ class GRU(SequentialCell):
 
     def __init__(self, input_size: int, state_size: int, *, read_before_write: bool = True) -> None:
         super().__init__(input_size, state_size, read_before_write=read_before_write)
-        self.input = nn.Linear(input_size, 3 * state_size)  # rows: reset, update, candidate, as torch orders them
-        self.recurrent = nn.Linear(state_size, 3 * state_size)
-        bound = state_size**-0.5
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -bound, bound)
+        self.make_maps(state_size, gates=3)  # rows: reset, update, candidate, as torch orders them
 
-    def drive(self, x: Tensor) -> Tensor:
-        return self.input(x)
+    def run(self, x: Tensor, h0: Tensor) -> Tensor:
+        return torch.gru(x, h0.unsqueeze(0), self.weights(), True, 1, 0.0, False, False, True)[0]
 
     def transition(self, drive: Tensor, state: Tensor) -> Tensor:
         in_r, in_z, in_n = drive.chunk(3, dim=-1)

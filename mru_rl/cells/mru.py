@@ -49,7 +49,7 @@ class MRU(ScanCell):
             raise ValueError(f"a surrogate is one of {', '.join(SURROGATES)}, got {surrogate!r}")
         self.slope, self.sign_slope, self.surrogate = slope, sign_slope, surrogate
         self.input = nn.Linear(input_size, 2 * state_size)  # rows: candidate, then threshold
-        self.log_level = nn.Parameter(torch.zeros(state_size))
+        self.alpha = nn.Parameter(torch.ones(state_size))  # its size is the level: no exp, exports keep the bits
         self.reset_parameters(init_horizon)
 
     def reset_parameters(self, horizon: float) -> None:
@@ -69,7 +69,7 @@ class MRU(ScanCell):
 
     def level(self, x: Tensor) -> Tensor:
         """The size of what a write leaves: alpha > 0, [H] or [..., H]."""
-        return self.log_level.exp()
+        return self.alpha.abs()
 
     def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
         u, beta = self.candidate_and_threshold(x)

@@ -4,13 +4,42 @@ from __future__ import annotations
 
 import difflib
 
+from mru_rl.cells.acmru import AlphaCMRU
 from mru_rl.cells.base import Cell
 from mru_rl.cells.bmru import BMRU
+from mru_rl.cells.brc import BRC
+from mru_rl.cells.carry_bmru import CarryBMRU
+from mru_rl.cells.cmru import CMRU
+from mru_rl.cells.deltanet import DeltaNet
+from mru_rl.cells.elman import Elman
+from mru_rl.cells.ffm import FFM
+from mru_rl.cells.framestack import FrameStack
+from mru_rl.cells.gateloop import GateLoop
 from mru_rl.cells.gru import GRU
+from mru_rl.cells.hgrn import HGRN
+from mru_rl.cells.linear_attention import LinearAttention
 from mru_rl.cells.lru import LRU
+from mru_rl.cells.lstm import LSTM
+from mru_rl.cells.mamba import Mamba
 from mru_rl.cells.mingru import MinGRU
+from mru_rl.cells.minlstm import MinLSTM
+from mru_rl.cells.mlp import MLP
+from mru_rl.cells.nbrc import NBRC
+from mru_rl.cells.rglru import RGLRU
+from mru_rl.cells.s4d import S4D
+from mru_rl.cells.s5 import S5
+from mru_rl.cells.slstm import SLSTM
 
-_CELLS: dict[str, type[Cell]] = {cell.name: cell for cell in (BMRU, MinGRU, LRU, GRU)}
+_CELLS: dict[str, type[Cell]] = {
+    cell.name: cell
+    for cell in (
+        *(BMRU, CMRU, AlphaCMRU, CarryBMRU),  # memory recurrent units
+        *(LRU, S4D, S5, MinGRU, MinLSTM, RGLRU, HGRN, GateLoop, Mamba, FFM),  # fading memory, in a scan
+        *(LinearAttention, DeltaNet),  # a matrix as state
+        *(Elman, GRU, LSTM, SLSTM, BRC, NBRC),  # one step after the other
+        *(MLP, FrameStack),  # no memory, and memory of bounded reach
+    )
+}
 
 
 def list_cells() -> list[str]:

@@ -59,15 +59,20 @@ class _Write(torch.autograd.Function):
         carry, slope, sign_slope, shape = ctx.settings
         sign, v = u.sign(), u.abs().sub_(beta)
         signed = db * sign
-        written = signed * v.clone().gt_(0.0)
+        written = signed * _gate(v)
         dz = torch.addcmul(da * (carry - 1.0), signed, level)
         dv = dz.mul_(bump(v, slope, 0.5 * slope, shape))
         du = torch.addcmul(dv, written * level, bump(u, sign_slope, sign_slope, shape)).mul_(sign)
         return du, -dv, written.sum_to_size(level.shape), None, None, None, None
 
 
+def _gate(v: Tensor) -> Tensor:
+    """1 where v > 0 else 0, as floats: bool masks are slow on a CPU."""
+    return v.sign().clamp(min=0.0)
+
+
 def _coefficients(u: Tensor, beta: Tensor, level: Tensor, carry: float) -> tuple[Tensor, Tensor]:
-    z = u.abs().gt_(beta)  # in place: the gate as floats; bool masks are slow on a CPU
+    z = _gate(u.abs() - beta)
     return 1.0 - (1.0 - carry) * z if carry else 1.0 - z, u.sign() * level * z  # where u is 0 nothing is written
 
 

@@ -161,3 +161,15 @@ def test_warm_up_spreads_the_write_rates_before_the_first_gradient_step(small):
     rates = trace["layer_0", "bmru", "writes"].float().mean((0, 1))
     assert rates.max() > 0.2
     assert rates.min() < 0.05
+
+
+def test_the_carry_of_a_carry_bmru_falls_to_nothing_over_the_first_half(small):
+    _, trainer = train.start(small(core="carry-bmru", steps=4096, warm_up=False))
+    seen = []
+    while trainer.steps < 4096:
+        seen.append((trainer.progress, trainer.policy.core.blocks[0].cell.carry))
+        trainer.update()
+    progress = [p for p, _ in seen[:-1]]  # an update sets what the next one finds
+    carries = [carry for _, carry in seen[1:]]
+    assert carries == pytest.approx([0.5 * max(0.0, 1 - 2 * p) for p in progress])
+    assert trainer.policy.core.blocks[0].cell.carry == 0.0

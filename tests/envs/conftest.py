@@ -1,4 +1,4 @@
-"""What the env tests share: random actions for any action space, and upstream's deck dealt by the port."""
+"""What the env tests share: random actions for any action space."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from mru_rl.envs.popgym import deck
-
 
 @pytest.fixture
 def random_action():
     """Return a function that draws one action per row from the env's action space; seeded."""
-    generator = torch.Generator().manual_seed(1)
+    shared = torch.Generator().manual_seed(1)
 
-    def draw(env):
+    def draw(env, generator: torch.Generator = shared) -> torch.Tensor:
         space = env.action_space
         if isinstance(space, spaces.Discrete):
             return torch.randint(int(space.n), (env.num_envs,), generator=generator)
@@ -26,14 +24,3 @@ def random_action():
         return low + unit * (high - low)
 
     return draw
-
-
-@pytest.fixture
-def deal(monkeypatch):
-    """Return a function that makes every row of every port be dealt upstream's hidden deck from now on."""
-
-    def deal_from(upstream):
-        cards = deck.dealt_from(upstream.unwrapped.deck.idx.copy())
-        monkeypatch.setattr(deck, "shuffled", lambda rows, num_cards, *, generator: cards.repeat(rows, 1))
-
-    return deal_from

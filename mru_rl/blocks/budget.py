@@ -1,0 +1,65 @@
+"""What a core costs, and how large to make one so that it costs what another does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mru_rl.blocks.core import MemoryCore, make_core
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Numbers that training changes."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def flops_per_step(core: MemoryCore) -> int:
+    """Floating-point operations of the matrix products in one step of one row; elementwise work is not counted."""
+    parameter = core.encoder.weight
+    x = parameter.new_zeros(1, core.input_size)
+    is_init = torch.zeros(1, dtype=torch.bool, device=parameter.device)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        core.step(x, core.initial_state(1), is_init)
+    return counter.get_total_flops()
+
+
+def state_size_for_parameters(
+    spec: str, input_size: int, hidden_size: int, parameters: int, *, largest: int = 4096, **options: Any
+) -> int:
+    """The state size at which a core of this spec and width has as many parameters as asked for, as near as it comes.
+
+    Raises ValueError where the spec's cost does not depend on its state, or no size up to `largest` can be built.
+    """
+
+    def count(state_size: int) -> int:
+        core = make_core(spec, input_size, hidden_size, state_size=state_size, **options)
+        return count_parameters(core)
+
+    grain = _grain(count, spec, largest)
+    low, high = 1, largest // grain
+    if count(grain) == count(2 * grain):
+        raise ValueError(f"the parameters of {spec!r} do not depend on its state size; change hidden_size instead")
+    while low < high:  # parameters grow with the state: bisect
+        middle = (low + high) // 2
+        if count(middle * grain) < parameters:
+            low = middle + 1
+        else:
+            high = middle
+    return min((low, max(low - 1, 1)), key=lambda n: abs(count(n * grain) - parameters)) * grain
+
+
+def _grain(count: Any, spec: str, largest: int) -> int:
+    """The smallest step in which this spec's state can grow: some cells need even sizes or multiples of a head."""
+    grain = 1
+    while 3 * grain <= largest:
+        try:
+            for factor in (1, 2, 3):
+                count(factor * grain)
+        except ValueError:
+            grain *= 2
+            continue
+        return grain
+    raise ValueError(f"no state size up to {largest} fits {spec!r}")

@@ -1,0 +1,55 @@
+"""A trained core as an ONNX file: one time step, state in and state out, for programs without torch."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mru_rl.blocks.core import MemoryCore
+from mru_rl.cells.base import ScanCell
+
+
+class _Step(nn.Module):
+    """core.step as a module of its own, since an export calls `forward`."""
+
+    def __init__(self, core: MemoryCore) -> None:
+        super().__init__()
+        self.core = core
+
+    def forward(self, x: Tensor, state: Tensor, is_init: Tensor) -> tuple[Tensor, Tensor]:
+        return self.core.step(x, state, is_init)
+
+
+def export_step(core: MemoryCore, path: str | Path) -> None:
+    """Write core.step to an ONNX file; the batch size stays open.
+
+    Inputs x float [B, input_size], state float [B, layers, S], is_init bool [B]; outputs y float [B, hidden_size] and
+    next_state, as `core.step`. States of a BMRU are the same bits as torch's. Needs the packages onnx and onnxscript.
+    Raises ModuleNotFoundError where they are absent, ValueError for a core with complex cells, which ONNX does not know.
+    """
+    complex_cells = {cell.name for cell in core.modules() if isinstance(cell, ScanCell) and cell.complex_state}
+    if complex_cells:
+        raise ValueError(
+            f"ONNX has no complex numbers, and {', '.join(sorted(complex_cells))} needs them; leave it out"
+        )
+    parameter = core.encoder.weight
+    x = torch.zeros(2, core.input_size, dtype=parameter.dtype, device=parameter.device)
+    is_init = torch.zeros(2, dtype=torch.bool, device=parameter.device)
+    batch = torch.export.Dim("batch")
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own deprecations; nothing a caller could mend
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        torch.onnx.export(
+            _Step(core).eval(),
+            (x, core.initial_state(2), is_init),
+            str(path),
+            input_names=["x", "state", "is_init"],
+            output_names=["y", "next_state"],
+            dynamic_shapes=({0: batch}, {0: batch}, {0: batch}),
+            dynamo=True,
+            verbose=False,
+        )
