@@ -116,7 +116,8 @@ class GymnasiumSingleEnv(gymnasium.Env):
             raise ValueError(f"{env_id} draws no pictures, got render_mode={render_mode!r}; leave it out")
         self.env = make(env_id, 1, seed=0 if seed is None else seed, **options)
         self.observation_space, self.action_space = self.env.observation_space, self.env.action_space
-        self._seeded, self._next_obs = seed is not None, None
+        self._seeded = seed is not None
+        self._next_obs: Tensor | None = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)

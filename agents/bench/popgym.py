@@ -86,6 +86,7 @@ def one(env_id: str, *, settings: dict[str, Any], folder: Path) -> dict[str, Any
         run, trainer = train.start(config)
         train.run_to_end(run, trainer)
         result = evaluate_run(run, episodes=128, env_kwargs={}, seed=1_000_003, sample=False)
+        while_training = [record["return_mean"] for record in run.metrics() if "return_mean" in record]
     low, high = result["return_ci95"]
     score = scores()[env_id]
     floor, reference = score.random.mean, score.players[score.reference].mean
@@ -98,7 +99,7 @@ def one(env_id: str, *, settings: dict[str, Any], folder: Path) -> dict[str, Any
         "floor": floor,
         "reference": reference,
         "score": normalised_score(env_id, result["return_mean"]),
-        "mmer": mmer(record["return_mean"] for record in run.metrics() if "return_mean" in record),
+        "mmer": mmer(while_training),
         "margin": margin,
         "passed": result["return_mean"] > floor + margin,
         "seconds": trainer.seconds,

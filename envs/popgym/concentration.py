@@ -59,6 +59,8 @@ class Concentration(TensorEnv):
         self.failed_two, self.unpaid = 2 * self.failed_one, torch.zeros_like(self.failed_one)
         table = torch.full((self.num_envs, self.num_cards + 1), self.face_down, dtype=torch.uint8, device=self.device)
         count = torch.zeros(self.num_envs, 1, dtype=torch.int64, device=self.device)
+        self.two_down = table[:, :2].clone()
+        self.no_card = torch.tensor(self.none, device=self.device)
         self.register_state("faces", table.clone())
         self.register_state("shown", table)
         self.register_state("first", count.clone())  # the card that waits for a second one
@@ -77,21 +79,20 @@ class Concentration(TensorEnv):
         self.position[rows] = 0
 
     def _step(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        self.shown.scatter_(1, self.failed, self.face_down)
-        card, second = action.unsqueeze(1), self.first != self.none  # [B, 1]
-        self.flipped.copy_(torch.cat((self.first, card), dim=1))
-        faces = self.faces.gather(1, self.flipped)
+        self.shown.scatter_(1, self.failed, self.two_down)
+        card, first, second = action.unsqueeze(1), self.first, self.first != self.none  # [B, 1]
+        face = self.faces.gather(1, card)
         visible = self.shown.gather(1, card) != self.face_down  # up already, or the first card once more
-        match = (faces[:, :1] == faces[:, 1:]) & ~visible
-        already_up = visible & (card != self.first)
+        match = (face == self.faces.gather(1, first)) & ~visible
         paid_second = torch.where(match, self.matched, self.failed_two)
-        paid_first = torch.where(already_up, self.failed_one, self.unpaid)
+        paid_first = torch.where(visible, self.failed_one, self.unpaid)
         reward = torch.where(second, paid_second, paid_first).squeeze(1)
 
-        self.shown.scatter_(1, card, faces[:, 1:])
-        stays_up = torch.cat((match, match | already_up | ~second), dim=1)
-        self.failed.copy_(self.flipped.masked_fill(stays_up, self.none))
-        self.first.copy_(card.masked_fill(second | already_up, self.none))
+        self.shown.scatter_(1, card, face)
+        torch.cat((first, card), dim=1, out=self.flipped)
+        stays_up = torch.cat((match, match | visible | ~second), dim=1)
+        torch.where(stays_up, self.no_card, self.flipped, out=self.failed)
+        torch.where(second | visible, self.no_card, card, out=self.first)
         self.pairs += match
         self.position += 1
         terminated, truncated = self.pairs == self.num_cards // 2, self.position >= self.horizon

@@ -14,7 +14,7 @@ Three ideas, each exact:
    is exactly 1 and the end exactly 0, so a hold stays a hold, bit for bit.
 
 The gradient g[t] = dL/dh[t] + conj(a[t+1]) g[t+1] is the same scan backwards in time. Saved for it: a (with resets
-set to 0) and h.
+set to 0) and h. On a GPU a call waits for the device: to find the resets, and to look at the last states.
 """
 
 from __future__ import annotations
@@ -41,97 +41,149 @@ def linear_scan(
     return _LinearScan.apply(a, b, h0, is_init, restart, chunks)
 
 
-class _LinearScan(torch.autograd.Function):
-    """Everything inside is time first: [T, B, H], as a view of the caller's tensors or as a copy."""
+def forward(
+    a: Tensor, b: Tensor, h0: Tensor, is_init: Tensor, restart: Tensor | None = None, *, chunks: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """h and the last state, without autograd."""
+    with torch.no_grad():
+        return _forward(a, b, h0, is_init, restart, chunks)[:2]
 
+
+def backward(
+    grad_h: Tensor | None, grad_last: Tensor | None, a: Tensor, h: Tensor, h0: Tensor, is_init: Tensor,
+    restart: Tensor | None = None, *, chunks: int | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:  # fmt: skip
+    """Gradients to a, b, h0 and, where it is given, restart, from those to h and h_last (None: zero)."""
+    B, T, H = h.shape
+    wide = torch.promote_types(h.dtype, torch.float32)
+    with torch.no_grad():
+        chunks = min(chunks or plan_chunks(T, B * H, h.device.type), T)
+        copied = _copies(chunks, B * H, h)
+        at = is_init.t().nonzero(as_tuple=True)
+        restart_at = a_at = None
+        if len(at[0]):
+            a_at = a.transpose(0, 1)[at].to(wide)
+            restart_at = None if restart is None else restart.transpose(0, 1)[at].to(wide)
+        steps = _time_first(a, wide, copied or a_at is not None)
+        if a_at is not None:
+            steps[at] = 0
+        grad_a, grad_b, grad_h0, grad_restart = _backward(
+            grad_h, grad_last, steps, _time_first(h, wide, copied), h0.to(wide), is_init, at, restart_at, a_at,
+            chunks, None if restart is None else (restart.shape, restart.dtype), (True, True, True, restart is not None),
+        )  # fmt: skip
+    return grad_a.to(a.dtype), grad_b.to(h.dtype).contiguous(), grad_h0.to(h0.dtype), grad_restart
+
+
+class _LinearScan(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, a: Tensor, b: Tensor, h0: Tensor, is_init: Tensor, restart: Tensor | None, chunks: int | None
     ) -> tuple[Tensor, Tensor]:
-        B, T, H = b.shape
-        wide = torch.promote_types(b.dtype, torch.float32)
-        chunks = min(chunks or plan_chunks(T, B * H, b.device.type), T)
-        ctx.chunks, ctx.dtypes = chunks, (a.dtype, b.dtype, h0.dtype)
-        copied = _copies(chunks, B * H, b)
-        at = is_init.t().nonzero(as_tuple=True)  # (t, b) of every first step
-        resets = len(at[0]) > 0
-
-        a_in = a.transpose(0, 1)
-        a, b_in = _time_first(a, wide, copied or resets), b
-        b = _time_first(b, wide, copied or (resets and restart is not None))
-        h0 = h0.to(wide)
-        restart_at = a_at = None
-        if resets:
-            before = None
-            if restart is not None:
-                restart_at = restart.transpose(0, 1)[at].to(wide)
-                a_at = a_in[at].to(wide)
-                b[at] += a_at * restart_at
-                before = restart[:, 0].to(wide)
-            a[at] = 0
-            h0 = _select(is_init[:, 0], before, h0)
-
-        if copied:
-            h = torch.empty((T, B, H), dtype=wide, device=b.device)
-        else:
-            h = torch.empty((B, T, H), dtype=wide, device=b.device).transpose(0, 1)
-        cut = is_init.t() if resets else None
-        _solve(a, b, h0, h, cut, chunks, reverse=False)
-
+        h, h_last, ctx.chunks, kept = _forward(a, b, h0, is_init, restart, chunks)
+        ctx.dtypes = (a.dtype, b.dtype, h0.dtype)
         ctx.restart_like = restart if restart is None else (restart.shape, restart.dtype)
-        ctx.save_for_backward(a, h, h0, is_init, *at, restart_at, a_at)
+        ctx.save_for_backward(*kept)
         ctx.set_materialize_grads(False)
-        out = h.transpose(0, 1)
-        out = out.to(b_in.dtype, memory_format=torch.contiguous_format).contiguous()
-        return out, h[-1].clone()
+        return h, h_last
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_h: Tensor | None, grad_last: Tensor | None) -> tuple[Tensor | None, ...]:
-        a, h, h0, is_init, at_t, at_b, restart_at, a_at = ctx.saved_tensors
-        at, resets = (at_t, at_b), len(at_t) > 0
-        T, B, H = h.shape
-        a_dtype, b_dtype, h0_dtype = ctx.dtypes
-        needs_a, needs_b, needs_h0, _, needs_restart, _ = ctx.needs_input_grad
         if grad_h is None and grad_last is None:
             return None, None, None, None, None, None
-
-        a = _conj(a)
-        copied = _copies(ctx.chunks, B * H, h)
-        if copied:
-            g = torch.empty((T, B, H), dtype=h.dtype, device=h.device)
-        else:
-            g = torch.empty((B, T, H), dtype=h.dtype, device=h.device).transpose(0, 1)
-        if grad_h is None:
-            grad_h = torch.zeros((), dtype=h.dtype, device=h.device).expand(B, T, H)
-        grad_h = _time_first(grad_h, h.dtype, copied)
-        g[-1] = grad_h[-1] if grad_last is None else grad_h[-1] + grad_last
-        if T > 1:
-            cut = is_init.t()[1:] if resets else None
-            _solve(a[1:], grad_h[:-1], g[-1], g[:-1], cut, min(ctx.chunks, T - 1), reverse=True)
-
-        grad_a = grad_b = grad_h0 = grad_restart = None
-        if needs_a:
-            grad_a = torch.empty((B, T, H), dtype=h.dtype, device=h.device)
-            rows, h = grad_a.transpose(0, 1), _conj(h)
-            torch.mul(g[0], _conj(h0), out=rows[0])
-            torch.mul(g[1:], h[:-1], out=rows[1:])
-            if resets:
-                rows[at] = 0 if restart_at is None else g[at] * _conj(restart_at)
-            grad_a = grad_a.to(a_dtype)
-        if needs_h0:
-            grad_h0 = a[0] * g[0]
-            if resets:
-                grad_h0 = _select(is_init[:, 0], None, grad_h0)
-            grad_h0 = grad_h0.to(h0_dtype)
-        if needs_restart:
-            shape, dtype = ctx.restart_like
-            grad_restart = torch.zeros(shape, dtype=dtype, device=h.device)
-            if resets:
-                grad_restart.transpose(0, 1)[at] = (_conj(a_at) * g[at]).to(dtype)
-        if needs_b:
-            grad_b = g.transpose(0, 1).to(b_dtype).contiguous()
+        a, h, h0, is_init, at_t, at_b, restart_at, a_at = ctx.saved_tensors
+        a_dtype, b_dtype, h0_dtype = ctx.dtypes
+        needs_a, needs_b, needs_h0, _, needs_restart, _ = ctx.needs_input_grad
+        grad_a, grad_b, grad_h0, grad_restart = _backward(
+            grad_h, grad_last, a, h, h0, is_init, (at_t, at_b), restart_at, a_at,
+            ctx.chunks, ctx.restart_like, (needs_a, needs_b, needs_h0, needs_restart),
+        )  # fmt: skip
+        grad_a = None if grad_a is None else grad_a.to(a_dtype)
+        grad_b = None if grad_b is None else grad_b.to(b_dtype).contiguous()
+        grad_h0 = None if grad_h0 is None else grad_h0.to(h0_dtype)
         return grad_a, grad_b, grad_h0, None, grad_restart, None
+
+
+def _forward(
+    a: Tensor, b: Tensor, h0: Tensor, is_init: Tensor, restart: Tensor | None, chunks: int | None
+) -> tuple[Tensor, Tensor, int, tuple[Tensor | None, ...]]:
+    """h, h_last, the number of chunks and what the backward pass wants, time first: [T, B, H], a view or a copy."""
+    B, T, H = b.shape
+    wide = torch.promote_types(b.dtype, torch.float32)
+    chunks = min(chunks or plan_chunks(T, B * H, b.device.type), T)
+    copied = _copies(chunks, B * H, b)
+    at = is_init.t().nonzero(as_tuple=True)  # (t, b) of every first step
+    resets = len(at[0]) > 0
+
+    b_dtype, h0 = b.dtype, h0.to(wide)
+    restart_at = a_at = None
+    into_b = False
+    if resets:
+        a_at = a.transpose(0, 1)[at].to(wide)
+        if restart is not None:
+            restart_at = restart.transpose(0, 1)[at].to(wide)
+        into_b = restart is not None or not _finite(a_at)  # a bad a must show in h, though 0 takes its place
+    a = _time_first(a, wide, copied or resets)
+    b = _time_first(b, wide, copied or into_b)
+    if a_at is not None:
+        if into_b:
+            b[at] += a_at * (0 if restart_at is None else restart_at)
+        a[at] = 0
+
+    if copied:
+        h = torch.empty((T, B, H), dtype=wide, device=b.device)
+    else:
+        h = torch.empty((B, T, H), dtype=wide, device=b.device).transpose(0, 1)
+    cut = is_init.t() if resets else None
+    _solve(a, b, h0, h, cut, chunks, reverse=False)
+    out = h.transpose(0, 1)
+    out = out.to(b_dtype, memory_format=torch.contiguous_format).contiguous()
+    return out, h[-1].clone(), chunks, (a, h, h0, is_init, *at, restart_at, a_at)
+
+
+def _backward(
+    grad_h: Tensor | None, grad_last: Tensor | None, a: Tensor, h: Tensor, h0: Tensor, is_init: Tensor,
+    at: tuple[Tensor, ...], restart_at: Tensor | None, a_at: Tensor | None,
+    chunks: int, restart_like: tuple[torch.Size, torch.dtype] | None, needs: tuple[bool, bool, bool, bool],
+) -> tuple[Any, Any, Any, Tensor | None]:  # fmt: skip
+    """The gradients asked for, [B, T, H], as wide as the state. a (0 at first steps) and h are time first."""
+    needs_a, needs_b, needs_h0, needs_restart = needs
+    T, B, H = h.shape
+    resets = len(at[0]) > 0
+    a = _conj(a)
+    copied = _copies(chunks, B * H, h)
+    if copied:
+        g = torch.empty((T, B, H), dtype=h.dtype, device=h.device)
+    else:
+        g = torch.empty((B, T, H), dtype=h.dtype, device=h.device).transpose(0, 1)
+    if grad_h is None:
+        grad_h = torch.zeros((), dtype=h.dtype, device=h.device).expand(B, T, H)
+    grad_h = _time_first(grad_h, h.dtype, copied)
+    g[-1] = grad_h[-1] if grad_last is None else grad_h[-1] + grad_last
+    if T > 1:
+        cut = is_init.t()[1:] if resets else None
+        _solve(a[1:], grad_h[:-1], g[-1], g[:-1], cut, min(chunks, T - 1), reverse=True)
+
+    grad_a = grad_b = grad_h0 = grad_restart = None
+    if needs_a:
+        grad_a = torch.empty((B, T, H), dtype=h.dtype, device=h.device)
+        rows, h = grad_a.transpose(0, 1), _conj(h)
+        torch.mul(g[0], _conj(h0), out=rows[0])
+        torch.mul(g[1:], h[:-1], out=rows[1:])
+        if resets:
+            rows[at] = g[at] * (0 if restart_at is None else _conj(restart_at))
+    if needs_h0:
+        grad_h0 = a[0] * g[0]
+        if resets:
+            grad_h0 = grad_h0.masked_fill(is_init[:, 0, None], 0)
+    if needs_restart and restart_like is not None:
+        shape, dtype = restart_like
+        grad_restart = torch.zeros(shape, dtype=dtype, device=h.device)
+        if a_at is not None:
+            grad_restart.transpose(0, 1)[at] = (_conj(a_at) * g[at]).to(dtype)
+    if needs_b:
+        grad_b = g.transpose(0, 1)
+    return grad_a, grad_b, grad_h0, grad_restart
 
 
 def _solve(a: Tensor, b: Tensor, h0: Tensor, out: Tensor, cut: Tensor | None, chunks: int, *, reverse: bool) -> None:
@@ -265,12 +317,6 @@ def _time_first(x: Tensor, dtype: torch.dtype, copy: bool) -> Tensor:
 
 def _conj(x: Tensor) -> Tensor:
     return torch.conj_physical(x) if x.is_complex() else x
-
-
-def _select(mask: Tensor, then: Tensor | None, otherwise: Tensor) -> Tensor:
-    if then is None:
-        return otherwise.masked_fill(mask[:, None], 0)
-    return torch.where(mask[:, None], then, otherwise)
 
 
 def _finite(x: Tensor) -> bool:

@@ -2,47 +2,107 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from mru_rl.scan import chunked, reference
+from mru_rl.scan import chunked, ops, reference
 
 Scan = Callable[[Tensor, Tensor, Tensor, Tensor, "Tensor | None"], tuple[Tensor, Tensor]]
-BACKENDS: dict[str, Scan] = {"chunked": chunked.linear_scan, "reference": reference.linear_scan}
+BACKENDS = ("chunked", "reference", "triton")
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton reads it once, when it is imported
+_STATE = {torch.float16: torch.float32, torch.bfloat16: torch.float32}  # where it is wider than what comes in
+_SEGMENT = {"cpu": 2**18, "cuda": 2**24}  # numbers computed again at a time: few for the cache, many to fill a GPU
 
 
-def list_backends() -> list[str]:
-    """Names that `linear_scan(..., backend=...)` takes, besides "auto"."""
-    return sorted(BACKENDS)
+def list_backends(device: torch.device | str | None = None) -> list[str]:
+    """Names that `linear_scan(..., backend=...)` takes, besides "auto"; with a device, those that run there."""
+    if device is None:
+        return sorted(BACKENDS)
+    return [name for name in sorted(BACKENDS) if name != "triton" or not _why_no_triton(torch.device(device))]
 
 
 def linear_scan(
-    a: Tensor, b: Tensor, h0: Tensor, is_init: Tensor, restart: Tensor | None = None, *, backend: str = "auto"
+    a: Tensor,
+    b: Tensor,
+    h0: Tensor,
+    is_init: Tensor,
+    restart: Tensor | None = None,
+    *,
+    backend: str = "auto",
+    recompute: bool | int = False,
 ) -> tuple[Tensor, Tensor]:
     """Solve h[t] = a[t] * h[t-1] + b[t], reading h[t-1] as restart[t] where is_init[t].
 
     a, b: [B, T, H], T >= 1, real or complex; h0: [B, H]; is_init: bool [B, T], True on the first step of an episode;
     restart: [B, T, H], zero when None. Returns h [B, T, H] in b's dtype and the last state [B, H] in float32 or
     wider, always correct to carry on from. Gradients reach a, b, h0 and restart through both outputs; second
-    derivatives, and torch.func's transforms, need the reference backend ("auto" takes it inside torch.func).
+    derivatives need the reference backend. Inside torch.func "auto" takes it; under vmap the others work too.
 
     A step with a = 1 and b = 0 keeps the state's bits, a step with a = 0 sets it to b, on every backend.
+
+    recompute: keep a, b and the states at some steps for the backward pass instead of h, and compute h again segment
+    by segment (a number: of that many steps). Worth it where nothing else keeps h and, for the working memory it
+    saves, where T is very long. The reference backend keeps every step.
     """
     check_scan_inputs(a, b, h0, is_init, restart)
-    return BACKENDS[resolve(backend)](a, b, h0, is_init, restart)
+    if recompute and backend == "reference":
+        raise ValueError("the reference backend cannot recompute; take backend='auto' or leave recompute out")
+    name = resolve(backend, b.device)
+    if name == "reference":
+        return reference.linear_scan(a, b, h0, is_init, restart)
+    if name == "chunked" and not recompute and not _operator_needed(b):
+        return chunked.linear_scan(a, b, h0, is_init, restart)
+    segment = 0
+    if recompute:
+        numbers = _SEGMENT.get(b.device.type, _SEGMENT["cuda"])
+        segment = max(numbers // (b.shape[0] * b.shape[2] + 1), 128) if recompute is True else int(recompute)
+    return ops.linear_scan(a, b, h0, is_init, restart, backend=backend, segment=segment)
 
 
-def resolve(backend: str) -> str:
-    """The backend that does the work: a named one, or for "auto" the fastest that can."""
+def resolve(backend: str, device: torch.device | str = "cpu") -> str:
+    """The backend that does the work there: a named one, or for "auto" the fastest that can."""
     if backend == "auto":
-        return "reference" if _inside_torch_func() else "chunked"
+        traced_otherwise = torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
+        if _inside_torch_func() and not traced_otherwise:  # torch.export works inside a layer of torch.func of its own
+            return "reference"
+        return "triton" if torch.device(device).type == "cuda" and _HAS_TRITON else "chunked"
     if backend not in BACKENDS:
         raise ValueError(f"scan backend is one of auto, {', '.join(list_backends())}; got {backend!r}")
+    if backend == "triton" and (why := _why_no_triton(torch.device(device))):
+        raise RuntimeError(why)
     return backend
 
 
+def _why_no_triton(device: torch.device) -> str:
+    if not _HAS_TRITON:
+        return (
+            "scan backend 'triton' needs the package triton, which is not installed; "
+            "install it (pip install triton, on Linux) or take backend='auto'"
+        )
+    if device.type != "cuda" and not (_INTERPRETED and device.type == "cpu"):
+        return (
+            f"scan backend 'triton' runs on a GPU, but b is on {device}; move the tensors with .to('cuda') or take "
+            "backend='auto' (to test its kernels on a CPU, slowly, set TRITON_INTERPRET=1 before Python starts)"
+        )
+    return ""
+
+
+def _operator_needed(b: Tensor) -> bool:
+    """Whether the call is traced, by torch.compile, torch.export or a kind of tensor that records what is done to it."""
+    return (
+        torch.compiler.is_compiling()
+        or type(b) not in (Tensor, torch.nn.Parameter)
+        or b.device.type == "meta"
+        or _inside_torch_func()
+    )
+
+
+@torch.compiler.assume_constant_result  # torch.compile asks once, while it traces
 def _inside_torch_func() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None
 
@@ -62,7 +122,7 @@ def check_scan_inputs(a: Tensor, b: Tensor, h0: Tensor, is_init: Tensor, restart
         )
     if not (b.is_floating_point() or b.is_complex()):
         raise TypeError(f"b must be floating point or complex, but is {b.dtype}; call b.float()")
-    state = torch.promote_types(b.dtype, torch.float32)
+    state = _STATE.get(b.dtype, b.dtype)
     shapes = {"a": (a, (B, T, H)), "h0": (h0, (B, H)), "is_init": (is_init, (B, T))}
     if restart is not None:
         shapes["restart"] = (restart, (B, T, H))
@@ -78,8 +138,8 @@ def check_scan_inputs(a: Tensor, b: Tensor, h0: Tensor, is_init: Tensor, restart
         raise TypeError(f"a and b must have the same dtype, but a is {a.dtype} and b is {b.dtype}; call a.to(b.dtype)")
     if is_init.dtype != torch.bool:
         raise TypeError(f"is_init must be bool, but is {is_init.dtype}; call is_init.bool()")
-    for name, x in (("h0", h0), ("restart", restart)):
-        if x is not None and x.dtype not in (b.dtype, state):
+    for name, x in (("h0", h0), *([] if restart is None else [("restart", restart)])):
+        if x.dtype not in (b.dtype, state):
             raise TypeError(
                 f"{name} must be {state} (the state's dtype) or b's {b.dtype}, but is {x.dtype}; "
                 f"call {name}.to({state})"

@@ -17,9 +17,9 @@ def linear_scan(
     """
     wide = torch.promote_types(b.dtype, torch.float32)
     h, steps = h0.to(wide), []
-    for t in range(b.shape[1]):
-        before = torch.zeros_like(h) if restart is None else restart[:, t].to(wide)
-        h = torch.where(is_init[:, t, None], before, h)  # a select: NaN cannot leak over
-        h = a[:, t].to(wide) * h + b[:, t].to(wide)
+    befores = [torch.zeros_like(h)] * b.shape[1] if restart is None else restart.unbind(1)
+    for a_t, b_t, first, before in zip(a.unbind(1), b.unbind(1), is_init.unbind(1), befores, strict=True):
+        h = torch.where(first[:, None], before.to(wide), h)  # a select: NaN cannot leak over
+        h = a_t.to(wide) * h + b_t.to(wide)
         steps.append(h)
     return torch.stack(steps, dim=1).to(b.dtype), h

@@ -151,12 +151,12 @@ def test_defaults_follow_the_task():
 
 
 def test_warm_up_spreads_the_write_rates_before_the_first_gradient_step(small):
-    _, trainer = train.start(small(num_envs=64, segment=102))
+    _, trainer = train.start(small(env="mru_rl/TMaze-v0", num_envs=64, segment=101))
     trainer.update()
     trace = trainer.policy.core.trace(
-        trainer.collector.collect(102).data["observation"],
+        trainer.collector.collect(101).data["observation"],
         trainer.policy.core.initial_state(64),
-        torch.zeros(64, 102, dtype=torch.bool),
+        torch.zeros(64, 101, dtype=torch.bool),
     )
     rates = trace["layer_0", "bmru", "writes"].float().mean((0, 1))
     assert rates.max() > 0.2

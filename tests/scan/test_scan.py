@@ -162,6 +162,37 @@ def test_bad_gradients_of_a_later_episode_do_not_leak_into_an_earlier_one(chunks
     torch.testing.assert_close(got["grad_h0"], clean["grad_h0"], **TOLERANCE[torch.float64])
 
 
+@pytest.mark.parametrize("chunks", CHUNKS)
+def test_a_bad_number_just_before_a_reset_at_any_step_stays_there(chunks):
+    T = 23  # 5 chunks of 4 steps, 3 steps over
+    for start in range(T):
+        x = random_inputs(2, T, 3, torch.float64, reset_rate=0.0, restart=start % 2 == 0)
+        x["is_init"][0, start] = True
+        with torch.no_grad():
+            (x["b"][0, start - 1] if start else x["h0"][0]).fill_(float("nan"))
+        want, got = (values_and_grads(scan, x) for scan in (reference.linear_scan, fast(chunks)))
+        for name in want:
+            torch.testing.assert_close(got[name], want[name], **TOLERANCE[torch.float64], equal_nan=True)
+        x["weight_h"][0, start] = float("nan")
+        want, got = (values_and_grads(scan, x)["grad_h0"] for scan in (reference.linear_scan, fast(chunks)))
+        torch.testing.assert_close(got, want, **TOLERANCE[torch.float64], equal_nan=True)
+        assert got[1].isfinite().all()
+
+
+@pytest.mark.parametrize("chunks", CHUNKS)
+def test_a_bad_coefficient_at_the_first_step_of_an_episode_shows_there_and_not_before(chunks):
+    for restart in (True, False):
+        x = random_inputs(2, 23, 3, torch.float64, reset_rate=0.0, restart=restart)
+        x["is_init"][0, 9] = True
+        with torch.no_grad():
+            x["a"][0, 9] = float("nan")
+        want, got = (values_and_grads(scan, x) for scan in (reference.linear_scan, fast(chunks)))
+        assert got["h"][0, 9].isnan().all()
+        assert got["grad_b"].isfinite().all()
+        for name in want:
+            torch.testing.assert_close(got[name], want[name], **TOLERANCE[torch.float64], equal_nan=True)
+
+
 def test_a_product_that_overflows_inside_a_chunk_does_not_spoil_a_finite_state():
     a = torch.full((1, 40, 1), 1e30)
     a[:, ::2] = 1e-30  # the state stays near 1, a product over three large steps would not
@@ -304,7 +335,7 @@ def test_every_backend_is_listed_and_gives_the_same_numbers_by_name():
     assert dispatch.list_backends() == sorted(dispatch.BACKENDS)
     x = random_inputs(2, 20, 3, torch.float64)
     want = values_and_grads(reference.linear_scan, x)
-    for backend in ["auto", *dispatch.list_backends()]:
+    for backend in ["auto", *dispatch.list_backends("cpu")]:
         assert_same(values_and_grads(lambda *i, k=backend: mru_rl.linear_scan(*i, backend=k), x), want, torch.float64)
 
 
@@ -329,7 +360,7 @@ MISTAKES = {
     "restart per sequence": ({"restart": torch.zeros(B, H)}, ValueError, "expand it"),
     "restart of another dtype": ({"restart": torch.zeros(B, T, H).half()}, TypeError, "restart must be"),
     "another device": ({"h0": torch.zeros(B, H, device="meta")}, ValueError, "on meta but b is on cpu"),
-    "unknown backend": ({"backend": "cuda"}, ValueError, "one of auto, chunked, reference; got 'cuda'"),
+    "unknown backend": ({"backend": "cuda"}, ValueError, "one of auto, chunked, reference, triton; got 'cuda'"),
 }
 
 
