@@ -48,6 +48,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         _COMMANDS[command](rest)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader, such as head, has seen enough
+    except KeyboardInterrupt:
+        print("mru-rl: interrupted; `mru-rl resume RUN` goes on from the last checkpoint", file=sys.stderr)
+        raise SystemExit(130) from None
     except (ValueError, OSError) as error:
         if os.environ.get("MRU_RL_DEBUG"):
             raise

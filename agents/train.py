@@ -34,7 +34,8 @@ _TRACED_ROWS = 4
 def make_env(config: TrainConfig, num_envs: int, seed: int, **options: Any) -> AgentInput:
     """The env of a config, with the agent's inputs (previous action and reward, start flag) switched as it says."""
     kwargs = config.env_kwargs | options
-    taken = sorted({*inspect.signature(mru_rl.envs.make).parameters, "workers"} & set(kwargs))
+    own = {*inspect.signature(mru_rl.envs.make).parameters, "workers"} - {"state"}  # what has an option of the command
+    taken = sorted(own & set(kwargs))
     require(not taken, f"{', '.join(taken)} cannot be set through --env-kwargs; see `mru-rl train ppo --help`")
     if config.workers == "process":
         kwargs["workers"] = config.workers

@@ -17,16 +17,19 @@ if (_checkout / "envs" / "registry.py").is_file() and not (_checkout / "mru_rl" 
 
 if TYPE_CHECKING:
     from mru_rl.blocks.core import MemoryCore, make_core
-    from mru_rl.cells.registry import list_cells
+    from mru_rl.cells.mru import MRU
+    from mru_rl.cells.registry import list_cells, register_cell
     from mru_rl.scan.dispatch import linear_scan
 
 _HOME = {
+    "MRU": "mru_rl.cells.mru",
     "MemoryCore": "mru_rl.blocks.core",
     "linear_scan": "mru_rl.scan.dispatch",
     "list_cells": "mru_rl.cells.registry",
     "make_core": "mru_rl.blocks.core",
+    "register_cell": "mru_rl.cells.registry",
 }
-__all__ = ["MemoryCore", "__version__", "linear_scan", "list_cells", "make_core"]
+__all__ = ["MRU", "MemoryCore", "__version__", "linear_scan", "list_cells", "make_core", "register_cell"]
 
 
 def __getattr__(name: str) -> Any:

@@ -51,7 +51,10 @@ def _readme_blocks(language: str) -> list[str]:
 
 
 @pytest.mark.parametrize("code", _readme_blocks("python"))
-def test_readme_code_runs(code):
+def test_readme_code_runs(code, monkeypatch):
+    from mru_rl.cells import registry
+
+    monkeypatch.setattr(registry, "_CELLS", dict(registry._CELLS))  # an example registers a cell of its own
     exec(compile(code, "README.md", "exec"), {})
 
 

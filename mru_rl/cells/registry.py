@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 
 from mru_rl.cells.acmru import AlphaCMRU
 from mru_rl.cells.base import Cell
@@ -45,6 +46,20 @@ _CELLS: dict[str, type[Cell]] = {
 def list_cells() -> list[str]:
     """Names a core spec can use."""
     return list(_CELLS)
+
+
+def register_cell(cell: type[Cell]) -> type[Cell]:
+    """Make a cell class known to core specs under its `name`; usable as a decorator.
+
+    Raises ValueError for a name that is taken, or that a core spec could not spell.
+    """
+    name = getattr(cell, "name", "")
+    if not re.fullmatch(r"[a-z][a-z0-9_-]*", name):
+        raise ValueError(f"a cell's name is lower-case letters, digits, - and _, as in 'my-unit'; got {name!r}")
+    if name in _CELLS:
+        raise ValueError(f"there is a cell named {name!r} already, {_CELLS[name].__qualname__}; choose another name")
+    _CELLS[name] = cell
+    return cell
 
 
 def get_cell(name: str) -> type[Cell]:
