@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mru_rl.agents.bench import env_speed, popgym
+from mru_rl.agents.bench import popgym
 from mru_rl.agents.cli import main
 
 IDS = ["popgym-HigherLowerEasy-v0", "popgym-RepeatFirstEasy-v0"]
@@ -36,23 +36,12 @@ def test_the_popgym_pass_tells_what_learned_and_repeats_no_finished_run(quick, t
     assert "| id |" in capsys.readouterr().out
 
 
-def test_env_speed_writes_ratios_with_what_made_them(tmp_path, capsys):
-    env_speed.main(["--ids", IDS[0], "--seconds", "0.01", "--out", str(tmp_path)])
-    found = json.loads((tmp_path / "env_speed.json").read_text())
-    speeds = found["steps_per_second"][IDS[0]]
-    assert len(speeds) == 5
-    assert min(speeds.values()) > 0
-    assert {"command", "commit", "machine"} <= set(found)
-    assert IDS[0] in capsys.readouterr().out
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["nope"], "there is no benchmark 'nope'"),
         (["popgym", "--preset", "huge"], "invalid choice: 'huge'"),
         (["popgym", "--ids", "popgym-Nope-v0"], "invalid choice"),
-        (["envs", "--ids", "CartPole-v1"], "no port of CartPole-v1"),
         (["speed", "--threads", "two"], "invalid int value: 'two'"),
     ],
 )
