@@ -2,7 +2,8 @@
 
     mru-rl bench popgym [--preset smoke|small] [--core SPEC] [--ids ID ...] [--seed S] [--workers N] [--out DIR]
 
-An id passes where the evaluation return (128 new episodes, most likely actions) ends above the random floor by more
+An id passes where the evaluation return (128 new episodes, actions sampled as in training: the most likely action of a
+half-trained policy walks in circles) ends above the random floor by more
 than the margin: a twentieth of the way from the floor to the reference of `mru_rl.envs.scores`, and more than the 95%
 interval of the evaluation. What does not pass is listed as not. smoke: 150,000 steps an id; small: 1,000,000. It tells
 whether an env can be learned from at all, not how good a core is.
@@ -85,7 +86,7 @@ def one(env_id: str, *, settings: dict[str, Any], folder: Path) -> dict[str, Any
         config = PPOConfig(env=env_id, tensorboard=False, run_dir=Path(scratch) / name, **settings)
         run, trainer = train.start(config)
         train.run_to_end(run, trainer)
-        result = evaluate_run(run, episodes=128, env_kwargs={}, seed=1_000_003, sample=False)
+        result = evaluate_run(run, episodes=128, env_kwargs={}, seed=1_000_003, sample=True)
         while_training = [record["return_mean"] for record in run.metrics() if "return_mean" in record]
     low, high = result["return_ci95"]
     score = scores()[env_id]

@@ -185,22 +185,22 @@ def plot(report: dict[str, Any], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    figure = Figure(figsize=(10, 5), layout="constrained")
     FigureCanvasAgg(figure)
     made = report["provenance"]
-    figure.suptitle(f"Linear scan and RNNs, forward + backward, B = {LONG[0]}, H = {LONG[1]}, float32")
+    figure.suptitle(f"\nLinear scan and RNNs, forward + backward, B = {LONG[0]}, H = {LONG[1]}, float32")
     panels = [("seconds", "time (s)"), ("peak_mib", "peak memory (MiB)")]
     for axes, (what, label) in zip(figure.subplots(1, 2), panels, strict=True):
         for name in dict.fromkeys(p["name"] for p in report["growth"]):
             points = [p for p in report["growth"] if p["name"] == name]
             slope = report["slopes"].get(name)
-            legend = f"{name} (slope {slope[what]:.2f})" if slope else name
+            legend = f"{name}: time T^{slope['seconds']:.2f}, memory T^{slope['peak_mib']:.2f}" if slope else name
             axes.loglog([p["T"] for p in points], [max(p[what], LEAST[what]) for p in points], marker="o", label=legend)
         axes.set(xlabel="T (steps)", ylabel=label)
         axes.grid(alpha=0.3)
-        axes.legend()
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     machine = f"{made['cpu'] if made['device'] == 'cpu' else made['device']}, {made['threads']} threads, torch {made['torch']}, commit {made['commit'][:12]}"
-    figure.supxlabel(machine, fontsize=8)
+    figure.text(0.995, 0.995, machine, fontsize=7, ha="right", va="top")
     figure.savefig(path, dpi=150)
 
 
