@@ -1,15 +1,15 @@
 """Batched envs for memory agents, and every other env behind the same contract: see BatchedEnv.
 
 The names below are resolved on first use, so that listing ids does not wait for torch.
-gymnasium.make knows the envs as `mru_rl/...` where gymnasium was imported before this package; in any order as
-`mru_rl.envs.gymnasium_adapter:mru_rl/...`.
+gymnasium.make knows the envs as `mru_rl/...` once this package was imported; `mru_rl.envs:mru_rl/...` imports it.
 """
 
 from __future__ import annotations
 
 import importlib
-import sys
 from typing import TYPE_CHECKING, Any
+
+from mru_rl.envs.gymnasium_ids import register
 
 if TYPE_CHECKING:
     from mru_rl.envs.agent_input import AgentInput
@@ -60,5 +60,4 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-if "gymnasium" in sys.modules:  # else its import would be all that listing ids waits for
-    importlib.import_module("mru_rl.envs.gymnasium_ids").register()
+register()  # so that gymnasium.make finds mru_rl/... as soon as this package was imported

@@ -181,7 +181,8 @@ def test_our_make_takes_the_registered_ids_and_keeps_port_and_original_apart():
     "code",
     [
         "import gymnasium, mru_rl.envs; gymnasium.make('mru_rl/TMaze-v0')",
-        "import mru_rl.envs, gymnasium; gymnasium.make('mru_rl.envs.gymnasium_adapter:mru_rl/TMaze-v0')",
+        "import mru_rl.envs, gymnasium; gymnasium.make('mru_rl/popgym-RepeatFirstEasy-v0')",
+        "import gymnasium; gymnasium.make('mru_rl.envs:mru_rl/TMaze-v0')",
     ],
 )
 def test_gymnasium_knows_the_ids_whichever_is_imported_first(code):
