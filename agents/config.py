@@ -34,8 +34,8 @@ class TrainConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a GPU where there is one"""
     threads: int = 1
-    """CPU threads of torch; part of what makes a run repeatable to the bit. More than one gains a quarter on idle cores
-    and loses tenfold on busy ones"""
+    """CPU threads of torch; part of what makes a run repeatable to the bit. On busy cores more than one
+    can be many times slower than one"""
     hidden_size: int = 64
     """width of the network"""
     state_size: int | None = None
@@ -151,8 +151,10 @@ class PPOConfig(TrainConfig):
                 chosen["discount"] = 1 - 1 / (credit_horizon + 2)
                 why["discount"] = f"a reward comes {credit_horizon} steps after its action at the latest"
         if self.entropy is None:
-            chosen["entropy"] = min(0.01, 1 / (horizon or 1)) if credit_horizon is not None else 0.01
-            why["entropy"] = "1 / horizon, at most 0.01"
+            if credit_horizon is None:
+                chosen["entropy"], why["entropy"] = 0.01, "the env does not say how late rewards come"
+            else:
+                chosen["entropy"], why["entropy"] = min(0.01, 1 / (horizon or 1)), "1 / horizon, at most 0.01"
         return dataclasses.replace(self, **chosen), why
 
 

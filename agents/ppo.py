@@ -17,8 +17,8 @@ class PPO:
 
     A minibatch is a set of whole rows of the rollout; the memory runs over each row in one parallel scan, from the
     state stored at the segment's start (not recomputed between epochs), with resets inside.
-    Written here, not taken from torchrl: ClipPPOLoss runs the network through tensordicts and swapped parameters,
-    which costs more than the network does at these sizes.
+    Written here, not taken from torchrl: ClipPPOLoss runs actor and critic as two modules, and the memory would be run
+    twice; here both read one pass of it.
     """
 
     def __init__(self, policy: ActorCritic, head: ActionHead, config: PPOConfig, generator: torch.Generator) -> None:

@@ -24,7 +24,8 @@ class Rollout(NamedTuple):
 class Collector:
     """Acts in a batched env, one segment at a time, carrying memory and observations over from one to the next.
 
-    Written here, not taken from torchrl: its Collector's bookkeeping per step costs more than env and network together.
+    Written here, not taken from torchrl: an episode that was cut is valued at its true last observation while the memory
+    that led to it is still at hand, and the state goes on to the bit from a checkpoint.
     """
 
     def __init__(self, env: Any, policy: ActorCritic, head: ActionHead, generator: torch.Generator) -> None:
