@@ -113,6 +113,8 @@ def _eval(words: list[str]) -> None:
     )
     if result["success_rate"] is not None:
         print(f"  success  {result['success_rate']:.3f}")
+    if result["score"] is not None:
+        print(f"  score    {result['score']:.3f}  (0 without memory, 1 perfect; see mru_rl.envs.scores)")
     print(f"  length   {result['length_mean']:.1f} steps")
 
 

@@ -91,7 +91,7 @@ def run_job(job: Job, folder: Path) -> dict[str, Any]:
 def _evaluate(run: Run, point: Point) -> dict[str, Any]:
     found = evaluate_run(run, episodes=point.episodes, env_kwargs=point.env_kwargs, seed=EVALUATION_SEED, sample=False)
     kept = ("return_mean", "return_ci95", "success_rate", "score", "episodes", "length_mean")
-    return {"x": point.x, "env_kwargs": point.env_kwargs} | {name: found.get(name) for name in kept}
+    return {"x": point.x, "env_kwargs": point.env_kwargs} | {name: found[name] for name in kept}
 
 
 def _curve(records: list[dict[str, float]]) -> dict[str, list[float | None]]:
