@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -94,14 +94,14 @@ def run_benchmark(benchmark: Benchmark, folder: Path, workers: int, command: str
     Raises ValueError where the folder holds another benchmark or another process is at work in it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
-        _write_header(benchmark, folder, command)
-        board = Board(benchmark, folder)
-        searched = search_jobs(benchmark)
-        errors = board.run(searched, workers)
-        chosen = choose(benchmark, board.results)
-        errors += board.run(final_jobs(benchmark, chosen), workers)
-        board.write_chosen(chosen)
+    with alone_in(folder):
+        _check_name(benchmark, folder)
+        write_json(folder / "benchmark.json", header(benchmark, command))
+        store = Store(folder)
+        errors = run_shown(store, search_jobs(benchmark), workers)
+        chosen = choose(benchmark, store.results)
+        write_json(folder / "benchmark.json", header(benchmark, command) | {"chosen": chosen})
+        errors += run_shown(store, final_jobs(benchmark, chosen), workers)
     shutil.rmtree(folder / "running", ignore_errors=not errors)
     return errors
 
@@ -165,7 +165,7 @@ def _job(
     size = {"hidden_size": benchmark.hidden_size, "state_size": _state_size(benchmark, core, variant)}
     return Job(
         phase, core, variant.env, variant.env_kwargs, variant.x, seed, variant.steps, name,
-        {**size, **(benchmark.settings or {}), **settings}, points,
+        {**size, **(benchmark.settings or {}), **settings}, points, core,
     )  # fmt: skip
 
 
@@ -183,68 +183,74 @@ def _state_size(benchmark: Benchmark, core: str, variant: Variant) -> int:
         return benchmark.state_size
 
 
-class Board:
-    """The finished jobs of a folder, and the table that shows how the rest goes."""
+class Store:
+    """The finished jobs of a folder: results.jsonl, read at the start, a line added as soon as a job is done."""
 
-    def __init__(self, benchmark: Benchmark, folder: Path) -> None:
-        self.benchmark, self.folder = benchmark, folder
-        self.file = folder / "results.jsonl"
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.file = folder, folder / "results.jsonl"
         self.results = read_results(self.file)
-        self.console = Console(stderr=True)
 
-    def run(self, jobs: Sequence[Job], workers: int) -> list[str]:
-        """Do those jobs that are not finished yet, each kept as soon as it is."""
+    def of(self, jobs: Sequence[Job]) -> list[dict[str, Any]]:
+        """The results of those of the jobs that are finished."""
+        keys = {job.key for job in jobs}
+        return [result for result in self.results if result["key"] in keys]
+
+    def run(
+        self, jobs: Sequence[Job], workers: int, tick: Callable[[list[Job]], None], say: Callable[[str], None]
+    ) -> list[str]:
+        """Do the jobs that are not finished yet; returns what went wrong with those that failed.
+
+        tick: called about once a second with the jobs being done; say: called with a line per finished job.
+        """
         finished = {result["key"] for result in self.results}
         missing = [job for job in jobs if job.key not in finished]
-        errors: list[str] = []
-        started, done = time.monotonic(), len(jobs) - len(missing)
-        if not missing:
-            return errors
-        with self.file.open("a") as file, Live(console=self.console, transient=True, refresh_per_second=2) as live:
-
-            def tick(running: list[Job]) -> None:
-                if self.console.is_terminal:
-                    live.update(self._table(jobs, running))
-
-            for outcome in do_all(missing, partial(run_job, folder=self.folder), workers, tick):
-                done += 1
-                job: Job = outcome.job
-                if outcome.error is not None:
-                    errors.append(f"{job.label}: {outcome.error}")
-                    self.console.print(
-                        f"failed: {job.label}: {outcome.error.strip().splitlines()[-1]}", highlight=False
-                    )
-                    continue
-                result = outcome.result | {"provenance": provenance("cpu") | {"seed": job.seed}}
-                file.write(json.dumps(result) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-                self.results.append(result)
-                shutil.rmtree(running_dir(self.folder, job), ignore_errors=True)
-                left = (time.monotonic() - started) / max(done - (len(jobs) - len(missing)), 1) * (len(jobs) - done)
-                value = result["evaluations"][0][self.benchmark.measure]
-                shown = f"[{done} of {len(jobs)}] {job.label}: {self.benchmark.measure} {value:.3f} at x={job.points[0].x:g}"
-                self.console.print(
-                    f"{shown}, {result['seconds']:.0f} s, {duration(left)} left", highlight=False, soft_wrap=True
-                )
+        kept, errors, started = len(jobs) - len(missing), [], time.monotonic()
+        work = partial(run_job, folder=self.folder)
+        for done, (job, result, error) in enumerate(do_all(missing, work, workers, tick), start=1):
+            head = f"[{kept + done} of {len(jobs)}] {job.label}: "
+            if error is not None:
+                errors.append(f"{job.label}: {error}")
+                say(head + f"failed, {error.strip().splitlines()[-1]}")
+                continue
+            self._keep(result | {"provenance": provenance("cpu") | {"seed": job.seed}})
+            shutil.rmtree(running_dir(self.folder, job), ignore_errors=True)
+            left = (time.monotonic() - started) / done * (len(missing) - done)
+            point = result["evaluations"][0]
+            value = point["return_mean"] if point["success_rate"] is None else point["success_rate"]
+            what = "return" if point["success_rate"] is None else "success"
+            say(head + f"{what} {value:.3f} at x={point['x']:g}, {result['seconds']:.0f} s, {duration(left)} left")
         return errors
 
-    def _table(self, jobs: Sequence[Job], running: Sequence[Job]) -> Table:
-        """Finished values of every core, and how far the running jobs are."""
-        keys = {job.key for job in jobs}
-        mine = [r for r in self.results if r["key"] in keys]
-        table = Table("core", "finished", self.benchmark.measure, "running", box=None)
-        for core in self.benchmark.cores:
-            values = [f"{r['evaluations'][0][self.benchmark.measure]:.2f}" for r in mine if r["core"] == core]
-            now = [_progress(self.folder, job) for job in running if job.core == core]
-            total = sum(job.core == core for job in jobs)
-            table.add_row(core, f"{len(values)} of {total}", " ".join(values[-8:]), ", ".join(now))
-        return table
+    def _keep(self, result: dict[str, Any]) -> None:
+        with self.file.open("a") as file:
+            file.write(json.dumps(result) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.results.append(result)
 
-    def write_chosen(self, chosen: Mapping[str, str]) -> None:
-        """Add to benchmark.json which setting each core got."""
-        header = json.loads((self.folder / "benchmark.json").read_text())
-        write_json(self.folder / "benchmark.json", header | {"chosen": dict(chosen)})
+
+def run_shown(store: Store, jobs: Sequence[Job], workers: int) -> list[str]:
+    """Store.run with a live table of the rows in a terminal and a line per finished job on stderr everywhere."""
+    console = Console(stderr=True)
+    with Live(console=console, transient=True, refresh_per_second=2) as live:
+
+        def tick(running: list[Job]) -> None:
+            if console.is_terminal:
+                live.update(_table(store, jobs, running))
+
+        return store.run(jobs, workers, tick, lambda line: console.print(line, highlight=False, soft_wrap=True))
+
+
+def _table(store: Store, jobs: Sequence[Job], running: Sequence[Job]) -> Table:
+    """Finished returns of every row, and how far the running jobs are."""
+    results = store.of(jobs)
+    table = Table("", "finished", "return, last ones", "running", box=None)
+    for row in dict.fromkeys(job.row for job in jobs):
+        values = [f"{r['evaluations'][0]['return_mean']:.2f}" for r in results if r["row"] == row]
+        now = [_progress(store.folder, job) for job in running if job.row == row]
+        total = sum(job.row == row for job in jobs)
+        table.add_row(row, f"{len(values)} of {total}", " ".join(values[-8:]), ", ".join(now))
+    return table
 
 
 def _progress(folder: Path, job: Job) -> str:
@@ -270,26 +276,26 @@ def read_results(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in whole.splitlines()]
 
 
-def _write_header(benchmark: Benchmark, folder: Path, command: str) -> None:
-    """benchmark.json; a folder keeps one benchmark, whose cores and seeds may grow."""
+def _check_name(benchmark: Benchmark, folder: Path) -> None:
+    """A folder keeps one benchmark, whose cores and seeds may grow."""
     path = folder / "benchmark.json"
-    if path.is_file():
-        name = json.loads(path.read_text())["benchmark"]
-        if name != benchmark.name:
-            raise ValueError(f"{folder} holds the benchmark {name!r}, not {benchmark.name!r}; give another --out")
-    write_json(
-        path,
-        {
-            "benchmark": benchmark.name, "title": benchmark.title, "question": benchmark.question, "command": command,
-            "preset": benchmark.preset, "cores": list(benchmark.cores), "seeds": list(range(benchmark.seeds)),
-            "equal": benchmark.equal, "measure": benchmark.measure, "axis": benchmark.axis, "chance": benchmark.chance,
-            "search": {"trials": benchmark.trials, "seeds": [SEARCH_SEED + i for i in range(benchmark.search_seeds)]},
-        },
-    )  # fmt: skip
+    name = json.loads(path.read_text())["benchmark"] if path.is_file() else benchmark.name
+    if name != benchmark.name:
+        raise ValueError(f"{folder} holds the benchmark {name!r}, not {benchmark.name!r}; give another --out")
+
+
+def header(benchmark: Benchmark, command: str) -> dict[str, Any]:
+    """What benchmark.json says of a benchmark."""
+    return {
+        "benchmark": benchmark.name, "title": benchmark.title, "question": benchmark.question, "command": command,
+        "preset": benchmark.preset, "cores": list(benchmark.cores), "seeds": list(range(benchmark.seeds)),
+        "equal": benchmark.equal, "measure": benchmark.measure, "axis": benchmark.axis, "chance": benchmark.chance,
+        "search": {"trials": benchmark.trials, "seeds": [SEARCH_SEED + i for i in range(benchmark.search_seeds)]},
+    }  # fmt: skip
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def alone_in(folder: Path) -> Iterator[None]:
     """Hold the folder alone; the lock falls with the process, however that ends."""
     with (folder / ".lock").open("w") as lock:
         try:

@@ -27,6 +27,8 @@ class Point:
     x: float
     env_kwargs: dict[str, Any]
     episodes: int
+    sample: bool = False
+    """draw actions from the policy instead of taking the most likely ones"""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Job:
     settings: dict[str, Any]
     """fields of PPOConfig that differ from its defaults"""
     points: tuple[Point, ...]
+    row: str
+    """the line of the tables it belongs to: mostly the core"""
 
     @property
     def key(self) -> str:
@@ -52,7 +56,7 @@ class Job:
 
     @property
     def label(self) -> str:
-        return f"{self.core} {self.phase} {self.setting_name} x={self.x:g} seed {self.seed}"
+        return f"{self.row} {self.phase} {self.setting_name} x={self.x:g} seed {self.seed}"
 
     def config(self, run_dir: Path) -> PPOConfig:
         """What the run is trained with."""
@@ -79,7 +83,7 @@ def run_job(job: Job, folder: Path) -> dict[str, Any]:
     train.run_to_end(run, trainer)
     records = run.metrics()
     return {
-        "key": job.key, "phase": job.phase, "core": job.core, "env": job.env, "env_kwargs": job.env_kwargs, "x": job.x,
+        "key": job.key, "phase": job.phase, "row": job.row, "core": job.core, "env": job.env, "env_kwargs": job.env_kwargs, "x": job.x,
         "seed": job.seed, "steps": trainer.steps, "setting_name": job.setting_name, "settings": job.settings,
         "parameters": count_parameters(trainer.policy.core), "state_size": trainer.policy.core.state_size,
         "curve": _curve(records), "seconds": trainer.seconds,
@@ -89,7 +93,9 @@ def run_job(job: Job, folder: Path) -> dict[str, Any]:
 
 
 def _evaluate(run: Run, point: Point) -> dict[str, Any]:
-    found = evaluate_run(run, episodes=point.episodes, env_kwargs=point.env_kwargs, seed=EVALUATION_SEED, sample=False)
+    found = evaluate_run(
+        run, episodes=point.episodes, env_kwargs=point.env_kwargs, seed=EVALUATION_SEED, sample=point.sample
+    )
     kept = ("return_mean", "return_ci95", "success_rate", "score", "episodes", "length_mean")
     return {"x": point.x, "env_kwargs": point.env_kwargs} | {name: found[name] for name in kept}
 

@@ -103,10 +103,10 @@ def test_a_line_cut_short_by_a_kill_is_dropped_from_the_file(tmp_path):
 
 
 def test_a_folder_takes_one_benchmark_and_one_process(tiny, tmp_path):
-    grid._write_header(tiny, tmp_path, "command")
+    (tmp_path / "benchmark.json").write_text(json.dumps(grid.header(tiny, "command")))
     with pytest.raises(ValueError, match="holds the benchmark 'tiny', not 'other'; give another --out"):
         grid.run_benchmark(dataclasses.replace(tiny, name="other"), tmp_path, 1, "command")
-    with grid._locked(tmp_path), pytest.raises(ValueError, match="another benchmark is at work"):
+    with grid.alone_in(tmp_path), pytest.raises(ValueError, match="another benchmark is at work"):
         grid.run_benchmark(tiny, tmp_path, 1, "command")
 
 
