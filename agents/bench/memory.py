@@ -35,14 +35,14 @@ FEW = ("bmru+mingru", "bmru", "mingru", "gru")
 PRESETS = {
     "smoke": {"cores": FEW, "seeds": 2, "trials": 1, "search_seeds": 1},
     "small": {"cores": CORES, "seeds": 3, "trials": 1, "search_seeds": 1},
-    "full": {"cores": CORES, "seeds": 5, "trials": 4, "search_seeds": 2},
+    "full": {"cores": CORES, "seeds": 5, "trials": 4, "search_seeds": 1},
 }
 """smoke: minutes, default settings, a short task; small: default settings; full: settings searched per core."""
 
 
 def episodes_for(length: int) -> int:
     """128 episodes, fewer where they are very long, never under 32."""
-    return max(32, min(128, 12_800_000 // length))
+    return max(32, min(128, 1_280_000 // length))
 
 
 def _lengths(*values: int) -> tuple[Point, ...]:
