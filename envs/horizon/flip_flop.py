@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mru_rl.envs.base import check_count
 from mru_rl.envs.horizon.options import check_noise, check_number
-from mru_rl.envs.horizon.scripted import Scene, ScriptedEnv
+from mru_rl.envs.horizon.scripted import Scene, ScriptedEnv, spread
 
 
 class FlipFlop(ScriptedEnv):
@@ -65,7 +65,7 @@ class FlipFlop(ScriptedEnv):
         unit = self._uniform_rows(len(rows), self.bits + 1)
         self.pulse[rows] = self._pulses(unit, chance=1.0)
         self.bit[rows] = (self.pulse[rows] > 0).long()
-        self.noise[rows] = self._noise(unit)
+        self.noise[rows] = spread(unit[..., self.bits], self.noise_width)
         self.position[rows] = 0
 
     def _ahead(self, steps: int) -> Scene:
@@ -77,7 +77,7 @@ class FlipFlop(ScriptedEnv):
         values = torch.cat((self.bit.unsqueeze(1), (pulse > 0).long()), dim=1)
         return {
             "position": self._positions(steps), "pulse": pulse,
-            "bit": values.gather(1, last), "noise": self._noise(unit),
+            "bit": values.gather(1, last), "noise": spread(unit[..., self.bits], self.noise_width),
         }  # fmt: skip
 
     def _pulses(self, unit: Tensor, *, chance: float) -> Tensor:
@@ -85,14 +85,11 @@ class FlipFlop(ScriptedEnv):
         unit = unit[..., : self.bits]
         return (unit < chance).float() - 2.0 * (unit < chance / 2)
 
-    def _noise(self, unit: Tensor) -> Tensor:
-        return (2 * unit[..., self.bits] - 1) * self.noise_width
-
     def _frames(self, scene: Scene) -> Tensor:
         return torch.cat((scene["pulse"], scene["noise"].unsqueeze(2)), dim=2)
 
     def _hidden(self, scene: Scene) -> Tensor:
-        return scene["bit"].clone()
+        return scene["bit"]
 
     def _answers(self, scene: Scene) -> Tensor:
         return scene["bit"]

@@ -34,6 +34,8 @@ class RecallFirst(ScriptedEnv):
     source      this project, after popgym's RepeatFirst. State per env is O(1) in length
     """
 
+    draws: tuple[int, ...] = ()
+    """Shape of the numbers a row draws for a step."""
     first: Tensor
     symbol: Tensor
 
@@ -62,14 +64,17 @@ class RecallFirst(ScriptedEnv):
 
     def _reset(self, mask: Tensor) -> None:
         rows = mask.nonzero().squeeze(1)
-        self.first[rows] = self.symbol[rows] = self._symbols(self._uniform_rows(len(rows)))
+        for name, value in self._next(self._uniform_rows(len(rows), *self.draws)).items():
+            self._state[name][rows] = value
+        self.first[rows] = self.symbol[rows]
         self.position[rows] = 0
 
     def _ahead(self, steps: int) -> Scene:
-        return {"position": self._positions(steps), "symbol": self._symbols(self._uniform(steps))}
+        return {"position": self._positions(steps)} | self._next(self._uniform(steps, *self.draws))
 
-    def _symbols(self, unit: Tensor) -> Tensor:
-        return (unit * self.symbols).long()
+    def _next(self, unit: Tensor) -> Scene:
+        """The moving state that numbers in [0, 1) make, the position left out."""
+        return {"symbol": (unit * self.symbols).long()}
 
     def _frames(self, scene: Scene) -> Tensor:
         marks = torch.stack((scene["position"] == 0, self._asked(scene)), dim=2)

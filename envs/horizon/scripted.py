@@ -81,7 +81,7 @@ class ScriptedEnv(OpenLoopEnv):
         if self._shown_state == "none":
             return self._frames(scene)
         if self._shown_state == "only":
-            return self._hidden(scene)
+            return self._hidden(scene).clone()
         return self._append(self._frames(scene), self._hidden(scene))
 
     def _now(self) -> Scene:
@@ -102,7 +102,7 @@ class ScriptedEnv(OpenLoopEnv):
         return self._frames(self._now()).squeeze(1)
 
     def _markov(self) -> Tensor:
-        return self._hidden(self._now()).squeeze(1)
+        return self._hidden(self._now()).squeeze(1).clone()
 
     def _positions(self, steps: int) -> Tensor:
         """The positions [B, steps] of the next steps."""
@@ -116,3 +116,8 @@ class ScriptedEnv(OpenLoopEnv):
     def _uniform_rows(self, rows: int, *shape: int) -> Tensor:
         """Draw numbers in [0, 1) for the first step of so many rows, [rows, *shape]."""
         return torch.rand(*shape, rows, generator=self.generator, device=self.device).movedim(-1, 0)
+
+
+def spread(unit: Tensor, width: float) -> Tensor:
+    """Uniform noise in [-width, width] from numbers in [0, 1)."""
+    return (2 * unit - 1) * width

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mru_rl.envs.base import check_count
 from mru_rl.envs.horizon.options import check_choice, check_noise
-from mru_rl.envs.horizon.scripted import Scene, ScriptedEnv
+from mru_rl.envs.horizon.scripted import Scene, ScriptedEnv, spread
 from mru_rl.envs.horizon.tmaze_rewards import FORWARD, VARIANTS, rewards_of
 
 
@@ -63,14 +63,11 @@ class TMaze(ScriptedEnv):
     def _reset(self, mask: Tensor) -> None:
         rows = mask.nonzero().squeeze(1)
         self.cue[rows] = torch.randint(2, (len(rows),), generator=self.generator, device=self.device)
-        self.noise[rows] = self._wide(self._uniform_rows(len(rows)))
+        self.noise[rows] = spread(self._uniform_rows(len(rows)), self.noise_width)
         self.position[rows] = 0
 
     def _ahead(self, steps: int) -> Scene:
-        return {"position": self._positions(steps), "noise": self._wide(self._uniform(steps))}
-
-    def _wide(self, unit: Tensor) -> Tensor:
-        return (2 * unit - 1) * self.noise_width
+        return {"position": self._positions(steps), "noise": spread(self._uniform(steps), self.noise_width)}
 
     def _frames(self, scene: Scene) -> Tensor:
         start, cue = scene["position"] == 0, self.cue.unsqueeze(1)
