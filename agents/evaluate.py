@@ -22,9 +22,10 @@ from mru_rl.agents.progress import Progress
 from mru_rl.agents.runs import Run
 from mru_rl.agents.train import make_env, make_policy
 from mru_rl.envs.base import NonFiniteError
+from mru_rl.envs.scores import has_score, normalised_score
 
-STRETCH_NUMBERS = 2**23
-"""(step, unit) pairs of a stretch: 32 MiB a tensor."""
+STRETCH_NUMBERS = 2**21
+"""(step, unit) pairs of a stretch: 8 MiB a tensor."""
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,7 @@ def evaluate_run(
         "return_mean": result.return_mean,
         "return_ci95": list(result.return_ci95),
         "success_rate": result.success_rate,
+        "score": normalised_score(env, result.return_mean) if has_score(env) else None,
         "episodes": len(result.returns),
         "length_mean": sum(result.lengths) / len(result.lengths),
         "steps": saved["steps"],

@@ -83,6 +83,11 @@ def normalised_score(env: str | BatchedEnv, episodic_return: float, **options: A
     return (episodic_return - floor) / (reference - floor)
 
 
+def has_score(env: BatchedEnv) -> bool:
+    """Whether floor and reference of an env are known."""
+    return env.id in scores() or None not in (env.memoryless_return, env.perfect_return)
+
+
 def _known_exactly(env: str | BatchedEnv, options: dict[str, Any]) -> tuple[float, float]:
     """What an env says is earned without memory and with a perfect one."""
     from mru_rl.envs import list_ids, make

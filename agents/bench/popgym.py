@@ -34,9 +34,9 @@ PRESETS = {"smoke": 150_000, "small": 1_000_000}
 MARGIN = 0.05  # of the way from the random floor to the reference
 
 
-def main(words: list[str]) -> None:
+def main(words: list[str], name: str = "popgym") -> None:
     """Entry point of `mru-rl bench popgym`."""
-    parser = Parser("popgym", __doc__)
+    parser = Parser(name, __doc__)
     easy = [env_id for env_id in list_ids() if env_id.startswith("popgym-") and env_id.endswith("Easy-v0")]
     parser.add_argument("--preset", choices=sorted(PRESETS), default="smoke", help="budget per id (default smoke)")
     parser.add_argument("--core", default="bmru+mingru", help="core spec (default bmru+mingru)")
