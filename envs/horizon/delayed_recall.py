@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mru_rl.envs.base import check_count
 from mru_rl.envs.horizon.options import check_flag, check_noise
-from mru_rl.envs.horizon.scripted import Scene, ScriptedEnv, spread
+from mru_rl.envs.horizon.scripted import Lead, Scene, ScriptedEnv, spread
 
 
 class DelayedRecall(ScriptedEnv):
@@ -72,6 +72,7 @@ class DelayedRecall(ScriptedEnv):
         self.success_return = 1 - 1 / self.slots  # a single mistake costs 2 / k
         self.alphabet = torch.arange(self.symbols, device=self.device)
         self.numbers = torch.arange(self.slots, device=self.device)
+        self.rows = torch.arange(self.num_envs, device=self.device)
         slots = torch.zeros(self.num_envs, self.slots, dtype=torch.int64, device=self.device)
         self.register_state("symbol", slots)
         self.register_state("shown_at", slots.clone())
@@ -86,8 +87,8 @@ class DelayedRecall(ScriptedEnv):
         self.noise[rows] = spread(self._uniform_rows(len(rows)), self.noise_width)
         self.position[rows] = 0
 
-    def _ahead(self, steps: int) -> Scene:
-        return {"position": self._positions(steps), "noise": spread(self._uniform(steps), self.noise_width)}
+    def _ahead(self, lead: Lead) -> Scene:
+        return {"position": self._positions(lead), "noise": spread(self._uniform(lead), self.noise_width)}
 
     def _slot(self, scene: Scene) -> Tensor:
         """The slot whose window it is or that is asked for, any slot where neither is the case."""
@@ -99,20 +100,20 @@ class DelayedRecall(ScriptedEnv):
         return (scene["position"] >= self.first_question) & (scene["position"] < self.horizon)
 
     def _answers(self, scene: Scene) -> Tensor:
-        return self.symbol.gather(1, self._slot(scene))
+        return self.symbol[self.rows, self._slot(scene)]
 
     def _frames(self, scene: Scene) -> Tensor:
-        slot, asked = self._slot(scene).unsqueeze(2), self._asked(scene).unsqueeze(2)
-        cue = self.shown_at.gather(1, slot.squeeze(2)).unsqueeze(2) == scene["position"].unsqueeze(2)
-        parts = [cue & (self._answers(scene).unsqueeze(2) == self.alphabet), cue, asked]
+        slot, asked = self._slot(scene), self._asked(scene).unsqueeze(-1)
+        cue = (self.shown_at[self.rows, slot] == scene["position"]).unsqueeze(-1)
+        parts = [cue & (self._answers(scene).unsqueeze(-1) == self.alphabet), cue, asked]
         if self.numbered:
-            parts.append((cue | asked) & (slot == self.numbers))
-        return torch.cat([*parts, scene["noise"].unsqueeze(2)], dim=2)
+            parts.append((cue | asked) & (slot.unsqueeze(-1) == self.numbers))
+        return torch.cat([*parts, scene["noise"].unsqueeze(-1)], dim=-1)
 
     def _hidden(self, scene: Scene) -> Tensor:
-        asked_for = torch.where(self._asked(scene), self._slot(scene), self.slots).unsqueeze(2)
-        symbols = self.symbol.unsqueeze(1).expand(-1, asked_for.shape[1], -1)
-        return torch.cat((symbols, asked_for), dim=2)
+        asked_for = torch.where(self._asked(scene), self._slot(scene), self.slots).unsqueeze(-1)
+        symbols = self.symbol.expand(*asked_for.shape[:-1], -1)
+        return torch.cat((symbols, asked_for), dim=-1)
 
 
 def count_slots(bits: int, symbols: int) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mru_rl.envs.base import check_count
 from mru_rl.envs.horizon.options import check_noise, check_number
-from mru_rl.envs.horizon.scripted import Scene, ScriptedEnv, spread
+from mru_rl.envs.horizon.scripted import Lead, Scene, ScriptedEnv, spread
 
 
 class EventCount(ScriptedEnv):
@@ -74,18 +74,18 @@ class EventCount(ScriptedEnv):
         self.noise[rows] = spread(unit[:, 1], self.noise_width)
         self.position[rows] = 0
 
-    def _ahead(self, steps: int) -> Scene:
-        unit = self._uniform(steps, 2)
+    def _ahead(self, lead: Lead) -> Scene:
+        unit = self._uniform(lead, 2)
         pulse = unit[..., 0] < 1 / self.gap
-        count = (self.count.unsqueeze(1) + pulse.cumsum(1)) % self.modulus
+        count = (self.count + (pulse.cumsum(0) if lead else pulse)) % self.modulus
         noise = spread(unit[..., 1], self.noise_width)
-        return {"position": self._positions(steps), "pulse": pulse, "count": count, "noise": noise}
+        return {"position": self._positions(lead), "pulse": pulse, "count": count, "noise": noise}
 
     def _frames(self, scene: Scene) -> Tensor:
-        return torch.stack((scene["pulse"], scene["noise"]), dim=2)
+        return torch.stack((scene["pulse"], scene["noise"]), dim=-1)
 
     def _hidden(self, scene: Scene) -> Tensor:
-        return scene["count"].unsqueeze(2)
+        return scene["count"].unsqueeze(-1)
 
     def _answers(self, scene: Scene) -> Tensor:
         return scene["count"]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mru_rl.envs.base import check_count
 from mru_rl.envs.horizon.options import check_noise, check_number
-from mru_rl.envs.horizon.scripted import Scene, ScriptedEnv, spread
+from mru_rl.envs.horizon.scripted import Lead, Scene, ScriptedEnv, spread
 
 
 class FlipFlop(ScriptedEnv):
@@ -68,17 +68,20 @@ class FlipFlop(ScriptedEnv):
         self.noise[rows] = spread(unit[..., self.bits], self.noise_width)
         self.position[rows] = 0
 
-    def _ahead(self, steps: int) -> Scene:
-        unit = self._uniform(steps, self.bits + 1)
+    def _ahead(self, lead: Lead) -> Scene:
+        unit = self._uniform(lead, self.bits + 1)
         pulse = self._pulses(unit, chance=1 / self.hold)
-        # which of the values so far, the one held now being number 0, each bit was left with
-        count = torch.arange(1, steps + 1, device=self.device).view(1, -1, 1)
-        last = torch.where(pulse != 0, count, 0).cummax(dim=1).values
-        values = torch.cat((self.bit.unsqueeze(1), (pulse > 0).long()), dim=1)
-        return {
-            "position": self._positions(steps), "pulse": pulse,
-            "bit": values.gather(1, last), "noise": spread(unit[..., self.bits], self.noise_width),
-        }  # fmt: skip
+        noise = spread(unit[..., self.bits], self.noise_width)
+        return {"position": self._positions(lead), "pulse": pulse, "bit": self._held(pulse), "noise": noise}
+
+    def _held(self, pulse: Tensor) -> Tensor:
+        """The bits [..., B, n] after these pulses."""
+        value = (pulse > 0).long()
+        if pulse.ndim == 2:
+            return torch.where(pulse != 0, value, self.bit)
+        count = torch.arange(1, len(pulse) + 1, device=self.device).view(-1, 1, 1)
+        last = torch.where(pulse != 0, count, 0).cummax(dim=0).values  # the last step with a pulse, 0: none so far
+        return torch.cat((self.bit.unsqueeze(0), value)).gather(0, last)
 
     def _pulses(self, unit: Tensor, *, chance: float) -> Tensor:
         """+1, -1 or 0 per bit from a number in [0, 1): a pulse where it lies below the chance."""
@@ -86,7 +89,7 @@ class FlipFlop(ScriptedEnv):
         return (unit < chance).float() - 2.0 * (unit < chance / 2)
 
     def _frames(self, scene: Scene) -> Tensor:
-        return torch.cat((scene["pulse"], scene["noise"].unsqueeze(2)), dim=2)
+        return torch.cat((scene["pulse"], scene["noise"].unsqueeze(-1)), dim=-1)
 
     def _hidden(self, scene: Scene) -> Tensor:
         return scene["bit"]
@@ -98,5 +101,5 @@ class FlipFlop(ScriptedEnv):
         return torch.ones_like(scene["position"], dtype=torch.bool)
 
     def _paid(self, scene: Scene, answers: Tensor, action: Tensor) -> Tensor:
-        right = (action == answers).sum(dim=2)
+        right = (action == answers).sum(dim=-1)
         return (2 * right - self.bits) * self.share

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mru_rl.envs.base import check_count
 from mru_rl.envs.horizon.options import check_number
-from mru_rl.envs.horizon.scripted import Scene, ScriptedEnv
+from mru_rl.envs.horizon.scripted import Lead, Scene, ScriptedEnv
 
 
 class KeyDoor(ScriptedEnv):
@@ -64,24 +64,24 @@ class KeyDoor(ScriptedEnv):
             self._state[name][rows] = value
         self.position[rows] = 0
 
-    def _ahead(self, steps: int) -> Scene:
-        return {"position": self._positions(steps)} | self._next(self._uniform(steps, 2))
+    def _ahead(self, lead: Lead) -> Scene:
+        return {"position": self._positions(lead)} | self._next(self._uniform(lead, 2))
 
     def _next(self, unit: Tensor) -> Scene:
         return {"thing": unit[..., 0] < self.things, "colour": (unit[..., 1] * self.colours).long()}
 
     def _frames(self, scene: Scene) -> Tensor:
-        key = scene["position"] == self.key_at.unsqueeze(1)
+        key = scene["position"] == self.key_at
         thing = scene["thing"] & ~key & (scene["position"] < self.length)
-        colour = torch.where(key, self.key.unsqueeze(1), scene["colour"]).unsqueeze(2) == self.palette
-        marks = torch.stack((thing, key, self._asked(scene)), dim=2)
-        return torch.cat((colour & (key | thing).unsqueeze(2), marks), dim=2).float()
+        colour = torch.where(key, self.key, scene["colour"]).unsqueeze(-1) == self.palette
+        marks = torch.stack((thing, key, self._asked(scene)), dim=-1)
+        return torch.cat((colour & (key | thing).unsqueeze(-1), marks), dim=-1).float()
 
     def _hidden(self, scene: Scene) -> Tensor:
-        return torch.stack((self._answers(scene), self._asked(scene)), dim=2)
+        return torch.stack((self._answers(scene), self._asked(scene)), dim=-1)
 
     def _answers(self, scene: Scene) -> Tensor:
-        return self.key.unsqueeze(1).expand(scene["position"].shape)
+        return self.key.expand_as(scene["position"])
 
     def _asked(self, scene: Scene) -> Tensor:
         return scene["position"] == self.length
