@@ -23,7 +23,7 @@ class EventCount(ScriptedEnv):
     reward      +1/length right, -1/length wrong, at every step; |return| <= 1
     horizon     length steps, then terminated; never truncated
     reset       the count starts at 0; at every step, the first included, there is a pulse with probability 1 / gap
-    options     modulus (m >= 2, default 4), gap (mean steps between two pulses, >= 1, default 10), length (>= 1,
+    options     modulus (m >= 2, default 4), gap (mean steps between two pulses, >= 1, default 10), length (>= 2,
                 default 100), noise (>= 0, default 1.0; 0 switches the channel off)
     markov      int64 [B, 1]: the count
     baselines   perfect 1. Without memory 2 max_a S(a) / length - 1, S(a) the mean number of steps at which the pulses
@@ -48,7 +48,7 @@ class EventCount(ScriptedEnv):
         self.gap = check_number(
             gap, name="EventCount's option gap", least=1, hint="it is the mean number of steps between two pulses"
         )
-        self.length = check_count(length, name="EventCount's option length", least=1)
+        self.length = check_count(length, name="EventCount's option length", least=2)
         self.noise_width = check_noise(noise, task="EventCount")
         high = np.array([1, self.noise_width], dtype=np.float32)
         low = np.array([0, -self.noise_width], dtype=np.float32)

@@ -25,7 +25,7 @@ class FlipFlop(ScriptedEnv):
     reset       every bit is pulsed at step 0, so that the right answer is always known. A pulse is set or reset with
                 equal chances; from step 1 on each bit is pulsed with probability 1 / hold, independently
     options     bits (n >= 1, default 3), hold (mean steps between two pulses of a bit, >= 2, default 10), length
-                (>= 1, default 100), noise (>= 0, default 1.0; 0 switches the channel off)
+                (>= 2, default 100), noise (>= 0, default 1.0; 0 switches the channel off)
     markov      int64 [B, n]: the bits
     baselines   perfect 1. Without memory (1 + (length - 1) / hold) / length: the bits pulsed right now are known, the
                 others a coin. At random 0. Success is a return of at least 0.9
@@ -45,7 +45,7 @@ class FlipFlop(ScriptedEnv):
         self.hold = check_number(
             hold, name="FlipFlop's option hold", least=2, hint="it is the mean number of steps between two pulses"
         )
-        self.length = check_count(length, name="FlipFlop's option length", least=1)
+        self.length = check_count(length, name="FlipFlop's option length", least=2)
         self.noise_width = check_noise(noise, task="FlipFlop")
         high = np.array([1] * self.bits + [self.noise_width], dtype=np.float32)
         options = {"bits": self.bits, "hold": self.hold, "length": self.length, "noise": self.noise_width}

@@ -119,3 +119,10 @@ def test_a_run_is_evaluated_in_stretches_where_that_can_be_and_step_by_step_else
     seer, _ = trained(name="seer", env="mru_rl/TMaze-v0", previous_action=True, steps=512)
     evaluate_run(seer, sample=False, **arguments)
     assert taken == ["evaluate_open_loop", "evaluate", "evaluate"]
+
+
+def test_a_run_trained_on_clean_episodes_is_evaluated_on_contaminated_and_longer_ones(trained):
+    run, _ = trained(env="mru_rl/Contamination-v0", env_kwargs={"length": 9}, steps=512)
+    result = evaluate_run(run, env_kwargs={"burst": 20, "length": 40}, seed=3, sample=False, episodes=8)
+    assert result["env_kwargs"] == {"length": 40, "burst": 20}
+    assert (result["length_mean"], result["episodes"]) == (41, 8)

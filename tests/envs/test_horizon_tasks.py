@@ -185,7 +185,7 @@ def test_event_count_asks_for_the_pulses_so_far_this_one_included():
     torch.testing.assert_close(stretch.pay((count + 1) % 3), torch.full((400, 30), -1 / 30))
 
 
-@pytest.mark.parametrize(("modulus", "gap", "length"), [(2, 3.0, 1), (3, 4.0, 8), (4, 1.0, 9), (5, 2.0, 10)])
+@pytest.mark.parametrize(("modulus", "gap", "length"), [(2, 3.0, 2), (3, 4.0, 8), (4, 1.0, 9), (5, 2.0, 10)])
 def test_memoryless_return_of_event_count_is_the_best_over_all_policies_and_all_pulse_sequences(modulus, gap, length):
     env = make("mru_rl/EventCount-v0", 1, modulus=modulus, gap=gap, length=length)
     chance = 1 / gap
@@ -237,6 +237,8 @@ def test_event_count_without_memory_tends_to_guessing_in_long_episodes():
         ),
         ("KeyDoor", {"colours": 1}, ValueError, "KeyDoor's option colours must be at least 2, got 1"),
         ("FlipFlop", {"hold": 1}, ValueError, "FlipFlop's option hold must be a number >= 2, got 1; it is the mean"),
+        ("FlipFlop", {"length": 1}, ValueError, "FlipFlop's option length must be at least 2, got 1"),
+        ("EventCount", {"length": 1}, ValueError, "EventCount's option length must be at least 2, got 1"),
         ("FlipFlop", {"bits": 0}, ValueError, "FlipFlop's option bits must be at least 1, got 0"),
         ("EventCount", {"gap": 0.5}, ValueError, r"EventCount's option gap must be a number >= 1, got 0\.5"),
         ("EventCount", {"modulus": True}, TypeError, "EventCount's option modulus must be a whole number, got True"),
