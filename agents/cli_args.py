@@ -19,8 +19,8 @@ class EvalArgs:
 
     run: tyro.conf.Positional[Path]
     """run directory, as made by `mru-rl train`"""
-    episodes: int = 128
-    """episodes to run, rounded up to fill the rows of the env"""
+    episodes: int | None = None
+    """episodes to run, rounded up to fill the rows of the env; 128 where not given, down to 32 where they are long"""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """options of the env to change, as name=value: --env-kwargs length=100000"""
     seed: int = 1_000_003
@@ -31,7 +31,7 @@ class EvalArgs:
     """print one JSON object on stdout"""
 
     def __post_init__(self) -> None:
-        require(self.episodes >= 1, f"--episodes must be at least 1, got {self.episodes}")
+        require(self.episodes is None or self.episodes >= 1, f"--episodes must be at least 1, got {self.episodes}")
 
 
 @dataclass(frozen=True)

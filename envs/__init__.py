@@ -13,7 +13,7 @@ from mru_rl.envs.gymnasium_ids import register
 
 if TYPE_CHECKING:
     from mru_rl.envs.agent_input import AgentInput
-    from mru_rl.envs.base import BatchedEnv, Step
+    from mru_rl.envs.base import BatchedEnv, Step, Stretch
     from mru_rl.envs.gymnasium_adapter import as_gymnasium
     from mru_rl.envs.registry import Description, describe, list_ids, list_upstream_ids, make
     from mru_rl.envs.tensor_env import TensorEnv
@@ -26,6 +26,7 @@ _HOME = {
     "Description": "registry",
     "GymnasiumEnv": "vector",
     "Step": "base",
+    "Stretch": "base",
     "TensorEnv": "tensor_env",
     "as_gymnasium": "gymnasium_adapter",
     "as_torchrl": "torchrl_adapter",
@@ -40,6 +41,7 @@ __all__ = [
     "Description",
     "GymnasiumEnv",
     "Step",
+    "Stretch",
     "TensorEnv",
     "as_gymnasium",
     "as_torchrl",

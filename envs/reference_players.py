@@ -1,7 +1,8 @@
 """Players to measure agents against: on every popgym task random actions, and rules that show what can be earned.
 
 A player is made with `player(env, generator)` for one episode per row and called with the obs at every step; it returns
-the actions. Rules play by what an agent could know; those named oracle look at the hidden state of the port.
+the actions. Rules play by what an agent could know; those named oracle look at the hidden state of the port. The
+long-horizon tasks have theirs in `mru_rl.envs.horizon.players`.
 """
 
 from __future__ import annotations

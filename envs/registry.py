@@ -44,6 +44,10 @@ def _popgym(
     }
 
 
+def _horizon(module: str, name: str) -> dict[str, Port]:
+    return {f"{GYMNASIUM_NAMESPACE}{name}-v0": Port(f"horizon.{module}", name, {})}
+
+
 PORTS: dict[str, Port] = {
     **_popgym(
         "repeat_first",
@@ -140,9 +144,14 @@ PORTS: dict[str, Port] = {
         medium={"maze_size": 14},
         hard={"maze_size": 18},
     ),
-    "mru_rl/TMaze-v0": Port("horizon.tmaze", "TMaze", {}),
-    "mru_rl/RecallFirst-v0": Port("horizon.recall_first", "RecallFirst", {}),
-    "mru_rl/FlipFlop-v0": Port("horizon.flip_flop", "FlipFlop", {}),
+    **_horizon("tmaze", "TMaze"),
+    **_horizon("active_tmaze", "ActiveTMaze"),
+    **_horizon("recall_first", "RecallFirst"),
+    **_horizon("contamination", "Contamination"),
+    **_horizon("delayed_recall", "DelayedRecall"),
+    **_horizon("key_door", "KeyDoor"),
+    **_horizon("flip_flop", "FlipFlop"),
+    **_horizon("event_count", "EventCount"),
 }
 
 

@@ -28,6 +28,7 @@ from mru_rl.agents.bench.jobs import Point
 from mru_rl.agents.bench.options import Parser
 from mru_rl.agents.cli_args import read_pairs
 from mru_rl.agents.config import PPOConfig, require
+from mru_rl.agents.evaluate import episodes_for
 from mru_rl.blocks.hybrid import parse_spec
 
 CORES = ("bmru+mingru", "bmru", "cmru", "acmru", "mingru", "gru", "lstm", "lru", "s5", "mamba", "mlp")
@@ -38,11 +39,6 @@ PRESETS = {
     "full": {"cores": CORES, "seeds": 5, "trials": 4, "search_seeds": 1},
 }
 """smoke: minutes, default settings, a short task; small: default settings; full: settings searched per core."""
-
-
-def episodes_for(length: int) -> int:
-    """128 episodes, fewer where they are very long, never under 32."""
-    return max(32, min(128, 1_280_000 // length))
 
 
 def _lengths(*values: int) -> tuple[Point, ...]:

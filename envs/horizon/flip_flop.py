@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mru_rl.envs.base import check_count
 from mru_rl.envs.horizon.options import check_noise, check_number
-from mru_rl.envs.horizon.scripted import Scene, ScriptedEnv
+from mru_rl.envs.horizon.scripted import Lead, Scene, ScriptedEnv, spread
 
 
 class FlipFlop(ScriptedEnv):
@@ -25,7 +25,7 @@ class FlipFlop(ScriptedEnv):
     reset       every bit is pulsed at step 0, so that the right answer is always known. A pulse is set or reset with
                 equal chances; from step 1 on each bit is pulsed with probability 1 / hold, independently
     options     bits (n >= 1, default 3), hold (mean steps between two pulses of a bit, >= 2, default 10), length
-                (>= 1, default 100), noise (>= 0, default 1.0; 0 switches the channel off)
+                (>= 2, default 100), noise (>= 0, default 1.0; 0 switches the channel off)
     markov      int64 [B, n]: the bits
     baselines   perfect 1. Without memory (1 + (length - 1) / hold) / length: the bits pulsed right now are known, the
                 others a coin. At random 0. Success is a return of at least 0.9
@@ -45,7 +45,7 @@ class FlipFlop(ScriptedEnv):
         self.hold = check_number(
             hold, name="FlipFlop's option hold", least=2, hint="it is the mean number of steps between two pulses"
         )
-        self.length = check_count(length, name="FlipFlop's option length", least=1)
+        self.length = check_count(length, name="FlipFlop's option length", least=2)
         self.noise_width = check_noise(noise, task="FlipFlop")
         high = np.array([1] * self.bits + [self.noise_width], dtype=np.float32)
         options = {"bits": self.bits, "hold": self.hold, "length": self.length, "noise": self.noise_width}
@@ -65,34 +65,34 @@ class FlipFlop(ScriptedEnv):
         unit = self._uniform_rows(len(rows), self.bits + 1)
         self.pulse[rows] = self._pulses(unit, chance=1.0)
         self.bit[rows] = (self.pulse[rows] > 0).long()
-        self.noise[rows] = self._noise(unit)
+        self.noise[rows] = spread(unit[..., self.bits], self.noise_width)
         self.position[rows] = 0
 
-    def _ahead(self, steps: int) -> Scene:
-        unit = self._uniform(steps, self.bits + 1)
+    def _ahead(self, lead: Lead) -> Scene:
+        unit = self._uniform(lead, self.bits + 1)
         pulse = self._pulses(unit, chance=1 / self.hold)
-        # which of the values so far, the one held now being number 0, each bit was left with
-        count = torch.arange(1, steps + 1, device=self.device).view(1, -1, 1)
-        last = torch.where(pulse != 0, count, 0).cummax(dim=1).values
-        values = torch.cat((self.bit.unsqueeze(1), (pulse > 0).long()), dim=1)
-        return {
-            "position": self._positions(steps), "pulse": pulse,
-            "bit": values.gather(1, last), "noise": self._noise(unit),
-        }  # fmt: skip
+        noise = spread(unit[..., self.bits], self.noise_width)
+        return {"position": self._positions(lead), "pulse": pulse, "bit": self._held(pulse), "noise": noise}
+
+    def _held(self, pulse: Tensor) -> Tensor:
+        """The bits [..., B, n] after these pulses."""
+        value = (pulse > 0).long()
+        if pulse.ndim == 2:
+            return torch.where(pulse != 0, value, self.bit)
+        count = torch.arange(1, len(pulse) + 1, device=self.device).view(-1, 1, 1)
+        last = torch.where(pulse != 0, count, 0).cummax(dim=0).values  # the last step with a pulse, 0: none so far
+        return torch.cat((self.bit.unsqueeze(0), value)).gather(0, last)
 
     def _pulses(self, unit: Tensor, *, chance: float) -> Tensor:
         """+1, -1 or 0 per bit from a number in [0, 1): a pulse where it lies below the chance."""
         unit = unit[..., : self.bits]
         return (unit < chance).float() - 2.0 * (unit < chance / 2)
 
-    def _noise(self, unit: Tensor) -> Tensor:
-        return (2 * unit[..., self.bits] - 1) * self.noise_width
-
     def _frames(self, scene: Scene) -> Tensor:
-        return torch.cat((scene["pulse"], scene["noise"].unsqueeze(2)), dim=2)
+        return torch.cat((scene["pulse"], scene["noise"].unsqueeze(-1)), dim=-1)
 
     def _hidden(self, scene: Scene) -> Tensor:
-        return scene["bit"].clone()
+        return scene["bit"]
 
     def _answers(self, scene: Scene) -> Tensor:
         return scene["bit"]
@@ -101,5 +101,5 @@ class FlipFlop(ScriptedEnv):
         return torch.ones_like(scene["position"], dtype=torch.bool)
 
     def _paid(self, scene: Scene, answers: Tensor, action: Tensor) -> Tensor:
-        right = (action == answers).sum(dim=2)
+        right = (action == answers).sum(dim=-1)
         return (2 * right - self.bits) * self.share

@@ -6,11 +6,20 @@ import math
 from typing import Any
 
 
-def check_number(value: Any, *, name: str, least: float, hint: str) -> float:
-    """Return a finite number that is at least `least`, or say what is wrong with it."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value < math.inf:
-        raise ValueError(f"{name} must be a number >= {least:g}, got {value!r}; {hint}")
+def check_number(value: Any, *, name: str, least: float, most: float = math.inf, hint: str) -> float:
+    """Return a finite number from `least` to `most`, or say what is wrong with it."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or not least <= value <= most:
+        span = f">= {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
+        raise ValueError(f"{name} must be a number {span}, got {value!r}; {hint}")
     return float(value)
+
+
+def check_flag(value: Any, *, name: str) -> bool:
+    """Return a truth value."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}; write it so")
+    return value
 
 
 def check_noise(value: Any, *, task: str) -> float:

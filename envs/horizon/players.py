@@ -26,6 +26,16 @@ def name_the_symbol_on_show(env: Any, generator: torch.Generator) -> Act:
     return lambda obs: obs[:, : env.symbols].argmax(1)
 
 
+def any_answer(env: Any, generator: torch.Generator) -> Act:
+    """DelayedRecall, KeyDoor: nothing to go by where it counts."""
+    return lambda obs: obs.new_zeros(len(obs), dtype=torch.int64)
+
+
+def likeliest_count(env: Any, generator: torch.Generator) -> Act:
+    """EventCount: the count that is most frequent over an episode, one more at a pulse."""
+    return lambda obs: (env.best_guess + obs[:, 0].long()) % env.modulus
+
+
 def pulses_only(env: Any, generator: torch.Generator) -> Act:
     """FlipFlop: the pulses at this step are known, 0 for the bits without one."""
     return lambda obs: (obs[:, : env.bits] > 0).long()
@@ -33,7 +43,12 @@ def pulses_only(env: Any, generator: torch.Generator) -> Act:
 
 WITHOUT_MEMORY: dict[str, Player] = {
     "TMaze": walk_and_guess,
+    "ActiveTMaze": walk_and_guess,
     "RecallFirst": name_the_symbol_on_show,
+    "Contamination": name_the_symbol_on_show,
+    "DelayedRecall": any_answer,
+    "KeyDoor": any_answer,
     "FlipFlop": pulses_only,
+    "EventCount": likeliest_count,
 }
 """By task; what they earn on average is the env's `memoryless_return`."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mru_rl.envs.base import check_count
 from mru_rl.envs.horizon.options import check_choice
-from mru_rl.envs.horizon.scripted import Scene, ScriptedEnv
+from mru_rl.envs.horizon.scripted import Lead, Scene, ScriptedEnv
 
 ASK = ("end", "always")
 
@@ -34,6 +34,8 @@ class RecallFirst(ScriptedEnv):
     source      this project, after popgym's RepeatFirst. State per env is O(1) in length
     """
 
+    draws: tuple[int, ...] = ()
+    """Shape of the numbers a row draws for a step."""
     first: Tensor
     symbol: Tensor
 
@@ -62,24 +64,27 @@ class RecallFirst(ScriptedEnv):
 
     def _reset(self, mask: Tensor) -> None:
         rows = mask.nonzero().squeeze(1)
-        self.first[rows] = self.symbol[rows] = self._symbols(self._uniform_rows(len(rows)))
+        for name, value in self._next(self._uniform_rows(len(rows), *self.draws)).items():
+            self._state[name][rows] = value
+        self.first[rows] = self.symbol[rows]
         self.position[rows] = 0
 
-    def _ahead(self, steps: int) -> Scene:
-        return {"position": self._positions(steps), "symbol": self._symbols(self._uniform(steps))}
+    def _ahead(self, lead: Lead) -> Scene:
+        return {"position": self._positions(lead)} | self._next(self._uniform(lead, *self.draws))
 
-    def _symbols(self, unit: Tensor) -> Tensor:
-        return (unit * self.symbols).long()
+    def _next(self, unit: Tensor) -> Scene:
+        """The moving state that numbers in [0, 1) make, the position left out."""
+        return {"symbol": (unit * self.symbols).long()}
 
     def _frames(self, scene: Scene) -> Tensor:
-        marks = torch.stack((scene["position"] == 0, self._asked(scene)), dim=2)
-        return torch.cat((scene["symbol"].unsqueeze(2) == self.alphabet, marks), dim=2).float()
+        marks = torch.stack((scene["position"] == 0, self._asked(scene)), dim=-1)
+        return torch.cat((scene["symbol"].unsqueeze(-1) == self.alphabet, marks), dim=-1).float()
 
     def _hidden(self, scene: Scene) -> Tensor:
-        return torch.stack((self._answers(scene), self._asked(scene)), dim=2)
+        return torch.stack((self._answers(scene), self._asked(scene)), dim=-1)
 
     def _answers(self, scene: Scene) -> Tensor:
-        return self.first.unsqueeze(1).expand(scene["position"].shape)
+        return self.first.expand_as(scene["position"])
 
     def _asked(self, scene: Scene) -> Tensor:
         if self.ask == "always":

@@ -12,29 +12,32 @@ from torch import Tensor
 from mru_rl.envs.open_loop import OpenLoopEnv
 
 Scene = dict[str, Tensor]
-"""The moving state of every row over some steps, {name: [B, n, ...]}."""
+"""The moving state of every row: {name: [B, ...]} at one step, {name: [n, B, ...]} over n steps, time first."""
+Lead = tuple[int, ...]
+"""What stands before B in the shapes of a scene: () or (n,)."""
 
 
 class ScriptedEnv(OpenLoopEnv):
     """Base of the long tasks in which an action changes nothing but its own reward. State is O(1) in their length.
 
     A row has constants of its episode, drawn in `_reset`, and a moving state: its position and whatever else is named
-    with `register_moving`. An env says how the moving state goes on, for any number of steps at once (`_ahead`), and
-    what is shown, asked and paid in a scene of it; a single step is a stretch of one.
+    with `register_moving`. An env says how the moving state goes on, by one step or by any number at once (`_ahead`),
+    and what is shown, asked and paid in a scene of it. With time first, what is written for one step, B rows against
+    the B constants, holds for n steps as it stands.
 
-    Draws: `_ahead(n)` makes exactly one call to `_uniform(n, ...)`. A CPU generator hands out its numbers one by one,
-    so n calls for one step and one call for n steps draw the same.
+    Draws: `_ahead` makes exactly one call to `_uniform`. A CPU generator hands out its numbers one by one, so n calls
+    for one step and one call for n steps draw the same.
     """
 
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)
-        self._moving: list[str] = []
+        self._now: Scene = {}
         self._nothing = torch.zeros((), device=self.device)
         self.register_moving("position", torch.zeros(self.num_envs, dtype=torch.int64, device=self.device))
 
     def register_moving(self, name: str, tensor: Tensor) -> None:
         """Like `register_state`, for what changes from step to step."""
-        self._moving.append(name)
+        self._now[name] = tensor
         self.register_state(name, tensor)
 
     def set_pay(self, right: float, wrong: float) -> None:
@@ -42,77 +45,85 @@ class ScriptedEnv(OpenLoopEnv):
         self.right, self.wrong = torch.tensor(right, device=self.device), torch.tensor(wrong, device=self.device)
 
     @abstractmethod
-    def _ahead(self, steps: int) -> Scene:
-        """Return the moving state of the next steps, the first of them one step from now. Changes nothing but draws."""
+    def _ahead(self, lead: Lead) -> Scene:
+        """Return the next moving state, lead (), or the next n of them, lead (n,). Changes nothing, but draws."""
 
     @abstractmethod
     def _frames(self, scene: Scene) -> Tensor:
-        """Return what is shown, [B, n, ...]."""
+        """Return what is shown, [..., B, columns], as a new tensor."""
 
     @abstractmethod
     def _answers(self, scene: Scene) -> Tensor:
-        """Return the right actions, [B, n, ...]."""
+        """Return the right actions, [..., B] and what else an action has."""
 
     @abstractmethod
     def _asked(self, scene: Scene) -> Tensor:
-        """Return where an action counts, bool [B, n]; from the scene alone, since its episode may be over."""
+        """Return where an action counts, bool [..., B]; from the scene alone, since its episode may be over."""
 
     def _hidden(self, scene: Scene) -> Tensor:
-        """Return the hidden Markov state, [B, n, ...]."""
+        """Return the hidden Markov state, [..., B, columns]."""
         raise NotImplementedError
 
     def _paid(self, scene: Scene, answers: Tensor, action: Tensor) -> Tensor:
-        """Return the rewards [B, n] of actions [B, n, ...]; the episode the scene is from may be over."""
+        """Return the rewards [..., B] of actions; the episode the scene is from may be over."""
         reward = torch.where(action == answers, self.right, self.wrong)
         return torch.where(self._asked(scene), reward, self._nothing)
 
     def right_action(self) -> Tensor:
         """What perfect memory would answer now, an action per row."""
-        return self._answers(self._now()).squeeze(1).clone()
+        return self._answers(self._now).clone()
+
+    def _step(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        reward = self._paid(self._now, self._answers(self._now), action)
+        for name, value in self._ahead(()).items():
+            self._now[name].copy_(value)
+        terminated = self.position == self.horizon
+        return reward, terminated, torch.zeros_like(terminated)
 
     def _unroll(self, start: int, steps: int) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
-        now, ahead = self._now(), self._ahead(steps)
-        scene = {name: torch.cat((now[name], ahead[name][:, :-1]), dim=1) for name in self._moving}
+        ahead = self._ahead((steps,))
+        scene = {name: torch.cat((self._now[name].unsqueeze(0), value[:-1])) for name, value in ahead.items()}
         shown, asked, answers = self._shown(scene), self._asked(scene), self._answers(scene).clone()
-        self._move_to(ahead)
-        return shown, asked, lambda action: self._paid(scene, answers, action)
+        for name, value in ahead.items():
+            self._now[name].copy_(value[-1])
+
+        def pay(action: Tensor) -> Tensor:
+            return self._paid(scene, answers, action.transpose(0, 1)).transpose(0, 1)
+
+        return shown.transpose(0, 1), asked.transpose(0, 1), pay
 
     def _shown(self, scene: Scene) -> Tensor:
         if self._shown_state == "none":
             return self._frames(scene)
         if self._shown_state == "only":
-            return self._hidden(scene)
+            return self._hidden(scene).clone()
         return self._append(self._frames(scene), self._hidden(scene))
 
-    def _now(self) -> Scene:
-        return {name: self._state[name].unsqueeze(1) for name in self._moving}
-
-    def _move_to(self, scene: Scene) -> None:
-        for name in self._moving:
-            self._state[name].copy_(scene[name][:, -1])
-
-    def _step(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        now = self._now()
-        reward = self._paid(now, self._answers(now), action.unsqueeze(1)).squeeze(1)
-        self._move_to(self._ahead(1))
-        terminated = self.position == self.horizon
-        return reward, terminated, torch.zeros_like(terminated)
-
     def _observe(self) -> Tensor:
-        return self._frames(self._now()).squeeze(1)
+        return self._frames(self._now)
 
     def _markov(self) -> Tensor:
-        return self._hidden(self._now()).squeeze(1)
+        return self._hidden(self._now).clone()
 
-    def _positions(self, steps: int) -> Tensor:
-        """The positions [B, steps] of the next steps."""
-        return self.position.unsqueeze(1) + torch.arange(1, steps + 1, device=self.device)
+    def _positions(self, lead: Lead) -> Tensor:
+        """The next positions [..., B]."""
+        if not lead:
+            return self.position + 1
+        return self.position + torch.arange(1, lead[0] + 1, device=self.device).unsqueeze(1)
 
-    def _uniform(self, steps: int, *shape: int) -> Tensor:
-        """Draw numbers in [0, 1) for the next steps of all rows, [B, steps, *shape]."""
-        unit = torch.rand(steps, *shape, self.num_envs, generator=self.generator, device=self.device)
-        return unit.movedim(-1, 0)
+    def _uniform(self, lead: Lead, *shape: int) -> Tensor:
+        """Draw numbers in [0, 1) for the next steps of all rows, [..., B, *shape]."""
+        return self._draw(lead, self.num_envs, shape)
 
     def _uniform_rows(self, rows: int, *shape: int) -> Tensor:
         """Draw numbers in [0, 1) for the first step of so many rows, [rows, *shape]."""
-        return torch.rand(*shape, rows, generator=self.generator, device=self.device).movedim(-1, 0)
+        return self._draw((), rows, shape)
+
+    def _draw(self, lead: Lead, rows: int, shape: tuple[int, ...]) -> Tensor:
+        unit = torch.rand(*lead, *shape, rows, generator=self.generator, device=self.device)
+        return unit.movedim(-1, len(lead)) if shape else unit
+
+
+def spread(unit: Tensor, width: float) -> Tensor:
+    """Uniform noise in [-width, width] from numbers in [0, 1)."""
+    return (2 * unit - 1) * width

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mru_rl.envs.base import check_count
 from mru_rl.envs.horizon.options import check_choice, check_noise
-from mru_rl.envs.horizon.scripted import Scene, ScriptedEnv
+from mru_rl.envs.horizon.scripted import Lead, Scene, ScriptedEnv, spread
 from mru_rl.envs.horizon.tmaze_rewards import FORWARD, VARIANTS, rewards_of
 
 
@@ -63,25 +63,24 @@ class TMaze(ScriptedEnv):
     def _reset(self, mask: Tensor) -> None:
         rows = mask.nonzero().squeeze(1)
         self.cue[rows] = torch.randint(2, (len(rows),), generator=self.generator, device=self.device)
-        self.noise[rows] = self._wide(self._uniform_rows(len(rows)))
+        self.noise[rows] = spread(self._uniform_rows(len(rows)), self.noise_width)
         self.position[rows] = 0
 
-    def _ahead(self, steps: int) -> Scene:
-        return {"position": self._positions(steps), "noise": self._wide(self._uniform(steps))}
-
-    def _wide(self, unit: Tensor) -> Tensor:
-        return (2 * unit - 1) * self.noise_width
+    def _ahead(self, lead: Lead) -> Scene:
+        return {"position": self._positions(lead), "noise": spread(self._uniform(lead), self.noise_width)}
 
     def _frames(self, scene: Scene) -> Tensor:
-        start, cue = scene["position"] == 0, self.cue.unsqueeze(1)
-        return torch.stack((start & (cue == 0), start & (cue == 1), self._at_junction(scene), scene["noise"]), dim=2)
+        start = scene["position"] == 0
+        up, down = start & (self.cue == 0), start & (self.cue == 1)
+        return torch.stack((up, down, self._at_junction(scene), scene["noise"]), dim=-1)
 
     def _at_junction(self, scene: Scene) -> Tensor:
         return scene["position"] == self.length
 
     def _answers(self, scene: Scene) -> Tensor:
-        cue = self.cue.unsqueeze(1)
-        return torch.where(self._at_junction(scene), cue, FORWARD if self.walks else cue)
+        if not self.walks:
+            return self.cue.expand_as(scene["position"])
+        return torch.where(self._at_junction(scene), self.cue, FORWARD)
 
     def _asked(self, scene: Scene) -> Tensor:
         return torch.ones_like(scene["position"], dtype=torch.bool) if self.walks else self._at_junction(scene)

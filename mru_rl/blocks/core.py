@@ -87,6 +87,18 @@ class MemoryCore(nn.Module):
                 states.append(self._pad(out.states))
         return self.norm(y), torch.stack(states, dim=2) if keep_states else None, torch.stack(last, dim=1)
 
+    def advance(self, x: Tensor, state: Tensor, is_init: Tensor) -> Tensor:
+        """The last state of `forward` alone, for stretches of a sequence whose outputs nobody reads."""
+        self._check(x, state, is_init, lead=2)
+        y, last = self.encoder(x), []
+        *before, top = zip(self._blocks(), self.state_sizes, strict=True)
+        for i, (block, size) in enumerate(before):
+            y, out = block(y, state[:, i, :size], is_init)
+            last.append(self._pad(out.last))
+        block, size = top
+        last.append(self._pad(block.cell.advance(block.norm(y), state[:, -1, :size], is_init)))
+        return torch.stack(last, dim=1)
+
     def step(self, x: Tensor, state: Tensor, is_init: Tensor) -> tuple[Tensor, Tensor]:
         """One time step. x: [B, input_size] -> y: [B, hidden_size] and the next state [B, layers, S]."""
         self._check(x, state, is_init, lead=1)

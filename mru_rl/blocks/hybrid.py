@@ -158,6 +158,10 @@ class SideBySide(Cell):
         outs = [part(x, s, is_init, r) for part, s, r in zip(self.cells(), states, restarts, strict=True)]
         return CellOutput(*(torch.cat(column, dim=-1) for column in zip(*outs, strict=True)))
 
+    def advance(self, x: Tensor, state: Tensor, is_init: Tensor) -> Tensor:
+        states = state.split(self.widths, dim=-1)
+        return torch.cat([part.advance(x, s, is_init) for part, s in zip(self.cells(), states, strict=True)], dim=-1)
+
     def step(self, x: Tensor, state: Tensor, is_init: Tensor) -> tuple[Tensor, Tensor]:
         states = state.split(self.widths, dim=-1)
         outs = [part.step(x, s, is_init) for part, s in zip(self.cells(), states, strict=True)]

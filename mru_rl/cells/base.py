@@ -68,6 +68,10 @@ class Cell(nn.Module, ABC):
     def step(self, x: Tensor, state: Tensor, is_init: Tensor) -> tuple[Tensor, Tensor]:
         """One step. x: [B, D]; state: [B, S]; is_init: bool [B] -> features [B, F] and the next state [B, S]."""
 
+    def advance(self, x: Tensor, state: Tensor, is_init: Tensor) -> Tensor:
+        """The last state [B, S] of `forward` alone, where nobody reads the features."""
+        return self(x, state, is_init).last
+
     def remember(self, horizon: float) -> None:
         """Draw a start again under which memories of up to `horizon` steps survive; most cells have one, each its own.
 
@@ -116,6 +120,10 @@ class ScanCell(Cell):
         h, last = linear_scan(a, b, h0, is_init, start)
         features = self.readout(h, state_before(h, h0, is_init, start), x)
         return CellOutput(features, self.pack(h), self.pack(last))
+
+    def advance(self, x: Tensor, state: Tensor, is_init: Tensor) -> Tensor:
+        a, b = self.coefficients(x)
+        return self.pack(linear_scan(a, b, self.unpack(state), is_init)[1])
 
     def step(self, x: Tensor, state: Tensor, is_init: Tensor) -> tuple[Tensor, Tensor]:
         a, b = self.coefficients(x)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mru_rl.agents.actions import action_head
-from mru_rl.agents.evaluate import evaluate, evaluate_open_loop, evaluate_run
+from mru_rl.agents.evaluate import episodes_for, evaluate, evaluate_open_loop, evaluate_run
 from mru_rl.agents.train import make_env, make_policy
 
 TASKS = [
@@ -23,7 +23,7 @@ class Recorder:
     """An env that notes the actions [B, ...] it takes at every step and, where it knows, which rows were asked."""
 
     def __init__(self, env) -> None:
-        self.env, self.actions, self.asked = env, [], []
+        self.env, self.actions, self.asked, self.stretches = env, [], [], []
 
     def __getattr__(self, name):
         return getattr(self.env, name)
@@ -35,6 +35,7 @@ class Recorder:
     def unroll(self, steps):
         stretch = self.env.unroll(steps)
         self.asked += stretch.asked.unbind(1)
+        self.stretches.append(stretch.asked.shape[1])
         self.actions += [None] * stretch.asked.shape[1]
 
         def pay(action):
@@ -86,14 +87,22 @@ def test_evaluating_in_stretches_takes_the_actions_and_earns_the_returns_of_sing
     assert len(choices) > 1
 
 
-def test_the_length_of_stretches_changes_nothing(small):
+def test_the_length_of_stretches_is_bounded_and_changes_nothing(small):
     config = small(env="mru_rl/FlipFlop-v0", env_kwargs={"length": 64}, core="bmru+mingru")
     policy, results = opinionated_policy(config), []
-    for steps in (1, 7, 64, 1000):
-        env = make_env(config, 4, seed=5)
+    for steps, longest in ((1, 1), (7, 7), (64, 64), (1000, 64)):
+        env = Recorder(make_env(config, 4, seed=5))
         head = action_head(env.action_space)
         results.append(evaluate_open_loop(policy, head, env, 8, stretch_numbers=4 * 16 * steps).returns)
+        assert max(env.stretches) == longest
     assert all(result == pytest.approx(results[0], abs=1e-6) for result in results)
+
+
+def test_longer_episodes_are_fewer_unless_told_otherwise(trained):
+    assert [episodes_for(length) for length in (1, 100_000, 200_000, 10**6)] == [128, 128, 64, 32]
+    run, _ = trained(env="mru_rl/TMaze-v0", env_kwargs={"length": 9}, steps=512)
+    assert evaluate_run(run, env_kwargs={}, seed=3, sample=False)["episodes"] == 128
+    assert evaluate_run(run, env_kwargs={}, seed=3, sample=False, episodes=5)["episodes"] == 5
 
 
 def test_a_run_is_evaluated_in_stretches_where_that_can_be_and_step_by_step_elsewhere(trained, monkeypatch):
@@ -110,3 +119,10 @@ def test_a_run_is_evaluated_in_stretches_where_that_can_be_and_step_by_step_else
     seer, _ = trained(name="seer", env="mru_rl/TMaze-v0", previous_action=True, steps=512)
     evaluate_run(seer, sample=False, **arguments)
     assert taken == ["evaluate_open_loop", "evaluate", "evaluate"]
+
+
+def test_a_run_trained_on_clean_episodes_is_evaluated_on_contaminated_and_longer_ones(trained):
+    run, _ = trained(env="mru_rl/Contamination-v0", env_kwargs={"length": 9}, steps=512)
+    result = evaluate_run(run, env_kwargs={"burst": 20, "length": 40}, seed=3, sample=False, episodes=8)
+    assert result["env_kwargs"] == {"length": 40, "burst": 20}
+    assert (result["length_mean"], result["episodes"]) == (41, 8)

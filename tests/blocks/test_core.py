@@ -265,3 +265,12 @@ def test_the_same_seed_builds_the_same_core():
         return list(make_core("bmru+lru,gru", 3, 8).parameters())
 
     assert all(torch.equal(p, q) for p, q in zip(weights(), weights(), strict=True))
+
+
+@pytest.mark.parametrize("spec", [*list_cells(), "bmru+mingru", "gru,bmru+lru", "lru,mlp"])
+def test_advancing_ends_in_the_state_of_the_whole_sequence(spec):
+    core = make_core(spec, 3, 8)
+    x, state, is_init = torch.randn(2, 40, 3), torch.rand(core.initial_state(2).shape), torch.rand(2, 40) < 0.1
+    with torch.no_grad():
+        want = core(x, state, is_init)[1]
+        assert torch.equal(core.advance(x, state, is_init), want)

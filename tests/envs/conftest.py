@@ -29,4 +29,5 @@ def random_action():
 @pytest.fixture
 def short():
     """Return a function from an id to options under which the long-horizon tasks end within a few steps."""
-    return lambda env_id: {"length": 7} if env_id.startswith("mru_rl/") else {}
+    special = {"mru_rl/DelayedRecall-v0": {"delay": 3, "window": 2}}
+    return lambda env_id: special.get(env_id, {"length": 7} if env_id.startswith("mru_rl/") else {})

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from mru_rl.envs import list_ids
+from mru_rl.envs import list_ids, make
 from mru_rl.envs.reference_players import PLAYERS
 from mru_rl.envs.scores import main, measure, mmer, normalised_score, scores
 
@@ -64,6 +64,16 @@ def test_stored_means_are_found_again_with_another_seed(env_id):
 def test_an_id_without_scores_is_named_with_those_that_have_some():
     with pytest.raises(ValueError, match=r"no scores for 'CartPole-v1'; there are some for popgym-RepeatFirstEasy-v0"):
         normalised_score("CartPole-v1", 1.0)
+
+
+def test_a_score_takes_options_only_where_an_id_leaves_some_open():
+    assert normalised_score("mru_rl/FlipFlop-v0", 0.5, length=10, hold=10) == (0.5 - 0.19) / (1 - 0.19)
+    with pytest.raises(ValueError, match=r"popgym-RepeatFirstEasy-v0 has no options left to choose here, got length"):
+        normalised_score("popgym-RepeatFirstEasy-v0", 0.5, length=10)
+    with pytest.raises(ValueError, match="FlipFlop-v0 has no options left to choose here, got length; leave them out"):
+        normalised_score(make("mru_rl/FlipFlop-v0", 1), 0.5, length=10)
+    with pytest.raises(ValueError, match="no scores for 'CartPole-v1'; there are some for popgym-RepeatFirstEasy-v0"):
+        normalised_score(make("CartPole-v1", 1), 0.5)
 
 
 def test_mmer_is_the_best_epoch_and_not_the_last():

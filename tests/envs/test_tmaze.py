@@ -78,6 +78,35 @@ def test_noise_zero_switches_the_channel_off():
     assert torch.stack(seen)[..., 3].eq(0).all()
 
 
+def test_an_episode_is_drawn_as_ever_one_coin_and_then_one_number_a_step():
+    """Runs trained before go on to the bit."""
+    env, generator = make("mru_rl/TMaze-v0", 3, length=4, noise=0.5, seed=1), torch.Generator()
+    generator.set_state(env.generator.get_state())
+    _, seen, _ = walk(env, follow_the_cue)
+    cue = torch.randint(2, (3,), generator=generator)
+    noise = torch.stack([(2 * torch.rand(3, generator=generator) - 1) * 0.5 for _ in range(6)])
+    assert torch.equal(seen[0][:, 1].long(), cue)
+    assert torch.equal(torch.stack(seen)[..., 3], noise)
+    assert env.options == {"length": 4, "noise": 0.5}
+    assert set(env.state_dict()["tensors"]) == {"cue", "position", "noise"}
+
+
+@pytest.mark.parametrize(
+    ("rewards", "right", "wrong", "astray"), [("bakker", 4.0, -0.1, -0.1), ("memory-rl", 1.0, 0.0, -0.2)]
+)
+def test_other_rewards_pay_the_turn_differently_and_charge_for_turning_in_the_corridor(rewards, right, wrong, astray):
+    env = make("mru_rl/TMaze-v0", 4, length=5, rewards=rewards)
+    corridor = [2, 0, 2, 1, 2]  # twice astray
+    for last, earned in (("cue", right), ("other", wrong), ("forward", wrong)):
+        side = env.reset()[:, 1].long()
+        turn = {"cue": side, "other": 1 - side, "forward": torch.full((4,), 2)}[last]
+        steps = [env.step(action) for action in [*(torch.full((4,), a) for a in corridor), turn]]
+        paid = torch.stack([step.reward for step in steps], dim=1)
+        torch.testing.assert_close(paid, torch.tensor([[0, astray, 0, astray, 0, earned]] * 4))
+        assert steps[-1].terminated.all()
+        assert not torch.stack([step.terminated for step in steps[:-1]]).any()
+
+
 def test_state_does_not_grow_with_length():
     short, long = (make("mru_rl/TMaze-v0", 3, length=length).state_dict()["tensors"] for length in (1, 10**6))
     assert {name: tensor.shape for name, tensor in short.items()} == {

@@ -12,7 +12,12 @@ VARIANTS = [
     ("mru_rl/TMaze-v0", {"rewards": "memory-rl", "noise": 0.0}),
     ("mru_rl/RecallFirst-v0", {"ask": "always", "symbols": 3}),
     ("mru_rl/RecallFirst-v0", {"state": "append"}),
+    ("mru_rl/Contamination-v0", {"burst": 3}),
+    ("mru_rl/DelayedRecall-v0", {"bits": 3, "symbols": 2, "numbered": False, "delay": 0}),
+    ("mru_rl/DelayedRecall-v0", {"state": "append"}),
+    ("mru_rl/KeyDoor-v0", {"state": "only"}),
     ("mru_rl/FlipFlop-v0", {"hold": 2, "state": "only"}),
+    ("mru_rl/EventCount-v0", {"gap": 2, "modulus": 3, "state": "append"}),
     ("popgym-CountRecallEasy-v0", {}),
     ("popgym-HigherLowerEasy-v0", {}),
     ("popgym-AutoencodeEasy-v0", {}),
@@ -136,6 +141,7 @@ def test_a_stretch_before_the_first_reset_is_refused():
 def test_a_million_steps_need_no_more_state_than_one():
     for env_id in list_ids():
         if env_id.startswith("mru_rl/"):
-            short, long = (make(env_id, 3, length=length).state_dict()["tensors"] for length in (7, 10**6))
+            length = "delay" if "DelayedRecall" in env_id else "length"
+            short, long = (make(env_id, 3, **{length: steps}).state_dict()["tensors"] for steps in (7, 10**6))
             assert {n: t.shape for n, t in short.items()} == {n: t.shape for n, t in long.items()}, env_id
-            assert describe(env_id, length=10**6).horizon >= 10**6
+            assert describe(env_id, **{length: 10**6}).horizon >= 10**6
