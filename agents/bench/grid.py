@@ -85,6 +85,7 @@ def trials_for(horizon: int) -> list[tuple[str, dict[str, Any]]]:
         ("long", long),
         ("slow", {"learning_rate": 3e-4}),
         ("long-slow-entropy", {**long, "learning_rate": 3e-4, "entropy": entropy}),
+        ("fast", {"learning_rate": 3e-3}),
     ]
 
 

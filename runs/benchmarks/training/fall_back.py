@@ -4,8 +4,9 @@
 
 An agent sees eight inputs in this task: four cards, on the first step and later. So it can be said exactly which units
 carry the first card: those that write on the first step, in a way that differs between cards, and on no later card. Per
-update this writes the mean return, how many units carry, how many of the carriers of the update before were lost, and how
-near the nearest carrier is to being overwritten (threshold minus drive of the strongest later card), as JSON and a plot.
+update this writes the mean return, how many units carry, how many carriers of the update before were lost and how many
+now write something else on some first card, how many of the four cards the carriers tell apart, and how near the nearest
+carrier is to being overwritten (threshold minus drive of the strongest later card), as JSON and a plot.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ CARDS = 4
 
 
 @torch.no_grad()
-def carriers(trainer: Trainer) -> tuple[set[int], float]:
-    """The units that carry the first card, and the smallest distance of one of them from being overwritten."""
+def carriers(trainer: Trainer) -> tuple[dict[int, tuple[float, ...]], float]:
+    """What each unit that carries the first card writes on the four of them, in {-1, 0, +1}, and the smallest distance of
+    such a unit from being overwritten."""
     core = trainer.policy.core
     block, cards = core.blocks[0], torch.eye(CARDS)
     assert isinstance(block.cell, BMRU)
@@ -43,13 +45,13 @@ def carriers(trainer: Trainer) -> tuple[set[int], float]:
     tells_apart = (written != written[0]).any(dim=0)
     margin = (beta - u.abs())[CARDS:].amin(dim=0)
     carry = tells_apart & (margin > 0)
-    found = set(carry.nonzero().flatten().tolist())
+    found = {unit: tuple(written[:, unit].tolist()) for unit in carry.nonzero().flatten().tolist()}
     return found, margin[carry].min().item() if found else 0.0
 
 
 def watch(config: PPOConfig) -> list[dict[str, float]]:
     """Train, and record every update."""
-    trainer, rows, before = Trainer(config), [], set()
+    trainer, rows, before = Trainer(config), [], {}
     while trainer.steps < config.steps:
         metrics, _ = trainer.update()
         now, margin = carriers(trainer)
@@ -57,7 +59,9 @@ def watch(config: PPOConfig) -> list[dict[str, float]]:
         rows.append(
             {
                 "steps": trainer.steps, "return_mean": sum(recent) / max(len(recent), 1), "carriers": len(now),
-                "lost": len(before - now), "margin": margin, "entropy": metrics.get("entropy"), "kl": metrics.get("kl"),
+                "lost": len(before.keys() - now.keys()),
+                "changed": sum(before[unit] != now[unit] for unit in before.keys() & now.keys()),
+                "told_apart": len(set(zip(*now.values(), strict=True))) if now else 1, "margin": margin, "entropy": metrics.get("entropy"), "kl": metrics.get("kl"),
             }
         )  # fmt: skip
         before = now
@@ -72,6 +76,11 @@ def draw(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     axes[0].set_ylabel("return")
     axes[0].set_title(title)
     axes[1].plot(steps, [row["carriers"] for row in rows], color="#b3541e")
+    for what, marker, label in (("lost", "x", "one was lost"), ("changed", "o", "one writes another value")):
+        at = [(row["steps"], row["carriers"]) for row in rows if row[what]]
+        if at:
+            axes[1].plot(*zip(*at, strict=True), marker, color="#444444", label=label)
+    axes[1].legend(frameon=False, loc="lower right")
     axes[1].set_ylabel("units that carry\nthe first card")
     axes[2].plot(steps, [row["margin"] for row in rows], color="#444444")
     axes[2].set_ylabel("nearest carrier's distance\nfrom being overwritten")
