@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from scipy import stats
-from torch import nn
+from torch import Tensor, nn
 
 from mru_rl.agents.actions import ActionHead, action_head
 from mru_rl.agents.config import PPOConfig, ppo_from_json, require
@@ -17,7 +18,11 @@ from mru_rl.agents.networks import ActorCritic
 from mru_rl.agents.progress import Progress
 from mru_rl.agents.runs import Run
 from mru_rl.agents.train import make_env, make_policy
+from mru_rl.envs import AgentInput
 from mru_rl.envs.base import NonFiniteError
+
+ROWS = 64
+"""envs that `mru-rl eval` steps side by side"""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,35 @@ class Evaluation:
         return sum(r >= self.success_return for r in self.returns) / len(self.returns)
 
 
+class Acted(NamedTuple):
+    """One step of every row: obs [B, D] and is_init [B] it was taken on, the head's action, the critic's value [B],
+    reward [B], and done [B], terminated or truncated."""
+
+    obs: Tensor
+    is_init: Tensor
+    action: Tensor
+    value: Tensor
+    reward: Tensor
+    done: Tensor
+
+
+def act(policy: ActorCritic, head: ActionHead, env: Any, generator: torch.Generator | None = None) -> Iterator[Acted]:
+    """Step policy and env side by side from fresh episodes, without end; to be consumed under torch.inference_mode.
+
+    generator: draws actions from the policy; without one the most likely action is taken.
+    """
+    obs = env.reset()
+    state = policy.core.initial_state(env.num_envs)
+    is_init = torch.ones(env.num_envs, dtype=torch.bool, device=obs.device)
+    while True:
+        params, value, state = policy.step(obs, state, is_init)
+        action = head.mode(params) if generator is None else head.sample(params, generator)
+        after = env.step(head.to_env(action))
+        done = after.terminated | after.truncated
+        yield Acted(obs, is_init, action, value, after.reward, done)
+        obs, is_init = after.obs, done
+
+
 def evaluate(
     policy: ActorCritic,
     head: ActionHead,
@@ -66,51 +100,41 @@ def evaluate(
     )
     quota = episodes // env.num_envs
     counted: list[list[tuple[float, int]]] = [[] for _ in range(env.num_envs)]
-    obs = env.reset()
-    state = policy.core.initial_state(env.num_envs)
-    is_init = torch.ones(env.num_envs, dtype=torch.bool, device=obs.device)
-    total = torch.zeros(env.num_envs, dtype=torch.float64, device=obs.device)
-    length = torch.zeros(env.num_envs, dtype=torch.int64, device=obs.device)
+    total = torch.zeros(env.num_envs, dtype=torch.float64, device=env.device)
+    length = torch.zeros(env.num_envs, dtype=torch.int64, device=env.device)
     finished, steps = 0, 0
     longest = (env.horizon or 1000) * quota
     with torch.inference_mode(), Progress(f"evaluating {env.id}", longest, "steps a row") as progress:
-        while finished < episodes:
-            params, _, state = policy.step(obs, state, is_init)
-            action = head.mode(params) if generator is None else head.sample(params, generator)
-            obs, reward, terminated, truncated, _ = env.step(head.to_env(action))
-            is_init = terminated | truncated
-            total += reward
+        for acted in act(policy, head, env, generator):
+            done = acted.done
+            total += acted.reward
             length += 1
             steps += 1
             if steps % 1000 == 0:
                 progress.show(steps, f"{finished} of {episodes} episodes")
-            if not is_init.any():
+            if not done.any():
                 continue
-            for row in is_init.nonzero().flatten().tolist():
+            for row in done.nonzero().flatten().tolist():
                 if not math.isfinite(total[row]):
                     raise NonFiniteError(f"env {env.id} returned a reward that is NaN or infinite in row {row}")
                 if len(counted[row]) < quota:
                     counted[row].append((total[row].item(), int(length[row])))
                     finished += 1
-            total[is_init] = 0
-            length[is_init] = 0
+            total[done] = 0
+            length[done] = 0
+            if finished == episodes:
+                break
     flat = [episode for row in counted for episode in row]
     return Evaluation([r for r, _ in flat], [n for _, n in flat], env.success_return)
 
 
 def evaluate_run(
-    run: Run, *, episodes: int, env_kwargs: dict[str, Any], seed: int, sample: bool, num_envs: int = 64
+    run: Run, *, episodes: int, env_kwargs: dict[str, Any], seed: int, sample: bool, num_envs: int = ROWS
 ) -> dict[str, Any]:
     """What `mru-rl eval` prints: the newest checkpoint of a run on its env, options of the env overridden."""
-    config = load_config(run)
-    torch.set_num_threads(config.threads)
-    saved = run.checkpoint()
     rows = min(num_envs, episodes)
     episodes = -(-episodes // rows) * rows
-    env = make_env(config, rows, seed, **env_kwargs)
-    policy = make_policy(config, env)
-    policy.load_state_dict(saved["policy"])
-    policy.eval()
+    config, env, policy, steps = load_agent(run, rows, env_kwargs, seed)
     generator = torch.Generator(device=str(env.device)).manual_seed(seed) if sample else None
     result = evaluate(policy, action_head(env.action_space), env, episodes, generator=generator)
     env.close()
@@ -123,9 +147,23 @@ def evaluate_run(
         "success_rate": result.success_rate,
         "episodes": len(result.returns),
         "length_mean": sum(result.lengths) / len(result.lengths),
-        "steps": saved["steps"],
+        "steps": steps,
         "params_sha256": params_sha256(policy),
     }
+
+
+def load_agent(
+    run: Run, rows: int, env_kwargs: dict[str, Any], seed: int
+) -> tuple[PPOConfig, AgentInput, ActorCritic, int]:
+    """Config, env of so many rows, policy of the newest checkpoint, and the env steps it was trained for."""
+    config = load_config(run)
+    torch.set_num_threads(config.threads)
+    saved = run.checkpoint()
+    env = make_env(config, rows, seed, **env_kwargs)
+    policy = make_policy(config, env)
+    policy.load_state_dict(saved["policy"])
+    policy.eval()
+    return config, env, policy, saved["steps"]
 
 
 def load_config(run: Run) -> PPOConfig:
