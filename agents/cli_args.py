@@ -60,6 +60,19 @@ class InspectArgs:
 
 
 @dataclass(frozen=True)
+class ReportArgs:
+    """Make one HTML page of results: tables, intervals over seeds, plots, and what made them.
+
+    The page needs nothing beside itself and loads nothing from anywhere.
+    """
+
+    directory: tyro.conf.Positional[Path]
+    """benchmark directory, as made by `mru-rl bench`; run directory, as made by `mru-rl train`; or one that holds several"""
+    out: Path | None = None
+    """HTML file to write; DIRECTORY/report.html where not given"""
+
+
+@dataclass(frozen=True)
 class ResumeArgs:
     """Go on with a run from its newest checkpoint, with its own config, to the step count it was started with."""
 

@@ -57,11 +57,13 @@ def _figure(heights: list[float], title: list[str]) -> tuple[Figure, list[tuple[
     above, below, width, left, main, side = 0.27, 0.16, 11.0, 0.95, 8.9, 0.85
     top = 0.1 + 0.2 * len(title)
     height = top + sum(heights) + len(heights) * (above + below) + 0.3
-    figure, panels, y = Figure(figsize=(width, height)), [], height - top
+    figure, y = Figure(figsize=(width, height)), height - top
+    panels: list[tuple[Any, Any]] = []
     for panel in heights:
         y -= above + panel
-        boxes = [(left, main), (left + main + 0.15, side)]
-        panels.append(tuple(figure.add_axes((x / width, y / height, w / width, panel / height)) for x, w in boxes))
+        bottom, tall = y / height, panel / height
+        beside = figure.add_axes(((left + main + 0.15) / width, bottom, side / width, tall))
+        panels.append((figure.add_axes((left / width, bottom, main / width, tall)), beside))
         y -= below
     figure.text(0.1 / width, 1 - 0.08 / height, "\n".join(title), fontsize=10, va="top", parse_math=False)
     return figure, panels

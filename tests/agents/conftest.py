@@ -40,7 +40,7 @@ def trained(small):
 def benchmark_dir(tmp_path: Path):
     """Write a small benchmark directory: two cores and three seeds on corridors of 10, 100 and 1,000 steps.
 
-    Keyword arguments change benchmark.json; job(...) makes a line of results.jsonl.
+    Keyword arguments change benchmark.json; `jobs` replaces the lines of results.jsonl.
     """
 
     def build(name: str = "retention", jobs: list[dict] | None = None, **changes) -> Path:
@@ -58,6 +58,12 @@ def benchmark_dir(tmp_path: Path):
         return path
 
     return build
+
+
+@pytest.fixture
+def bench_job():
+    """Make a line of results.jsonl: bench_job(core, seed, {corridor length: success rate}, **changes)."""
+    return job
 
 
 def default_jobs() -> list[dict]:
