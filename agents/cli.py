@@ -23,7 +23,7 @@ Train and measure reinforcement-learning agents that remember.
   resume RUN    go on with a run that was stopped or killed
   envs          the tasks that come with mru_rl
   cores         the memory cells, what each costs, and how to combine them
-  bench NAME    measure: speed of training, speed of the envs, a quick pass over POPGym
+  bench NAME    measure: memory over long delays, POPGym, speed of training and of the envs
 
 `mru-rl COMMAND --help` explains every option. A first run:
 
@@ -115,6 +115,8 @@ def _eval(words: list[str]) -> None:
     )
     if result["success_rate"] is not None:
         print(f"  success  {result['success_rate']:.3f}")
+    if result["score"] is not None:
+        print(f"  score    {result['score']:.3f}  (0 without memory, 1 perfect; see mru_rl.envs.scores)")
     print(f"  length   {result['length_mean']:.1f} steps")
 
 
@@ -179,7 +181,19 @@ def _cores(words: list[str]) -> None:
     print("\nCombine them in --core: bmru+mingru stands side by side in one layer, bmru,lru stacks two layers.")
 
 
-_BENCHES = {"speed": "training_speed", "envs": "env_speed", "popgym": "popgym"}
+_BENCHES = {
+    "retention": ("memory", "trained on a short T-maze, walked up to 10,000 times as far"),
+    "delay": ("memory", "trained on long T-mazes directly"),
+    "rewrite": ("memory", "bits set and reset again and again"),
+    "capacity": ("memory", "how many bits can be recalled after a delay"),
+    "contamination": ("memory", "a burst of inputs never seen in training"),
+    "count": ("memory", "events counted modulo 4"),
+    "custom": ("memory", "any env, any cores, over seeds"),
+    "popgym": ("popgym", "a quick pass over POPGym: what can be learned at all"),
+    "speed": ("training_speed", "training speed end to end, beside sb3-contrib"),
+    "envs": ("env_speed", "speed of stepping the POPGym ports, beside upstream"),
+}
+"""Name of a benchmark -> its module and what it measures."""
 
 
 def _bench(words: list[str]) -> None:
@@ -187,15 +201,14 @@ def _bench(words: list[str]) -> None:
 
     if not words or words[0] in ("-h", "--help"):
         print("usage: mru-rl bench NAME [options]\n")
-        for name in _BENCHES:
-            summary = (importlib.import_module(f"mru_rl.agents.bench.{_BENCHES[name]}").__doc__ or "").split("\n")[0]
-            print(f"  {name:8s} {summary}")
+        for name, (_, summary) in _BENCHES.items():
+            print(f"  {name:14s} {summary}")
         print("\n`mru-rl bench NAME --help` explains the options.")
         return
     name, *rest = words
     if name not in _BENCHES:
         _fail(f"there is no benchmark {name!r}; {_nearest(name, _BENCHES)}benchmarks are {', '.join(_BENCHES)}")
-    importlib.import_module(f"mru_rl.agents.bench.{_BENCHES[name]}").main(rest)
+    importlib.import_module(f"mru_rl.agents.bench.{_BENCHES[name][0]}").main(rest, name)
 
 
 _COMMANDS: dict[str, Callable[[list[str]], None]] = {

@@ -106,7 +106,8 @@ def known_options(schema: Any) -> set[str]:
     return options
 
 
-def _read_pairs(words: list[str]) -> dict[str, Any]:
+def read_pairs(words: list[str]) -> dict[str, Any]:
+    """Options typed as name=value; numbers, true, false and none are read as such. Raises ValueError for other words."""
     pairs: dict[str, Any] = {}
     for word in words:
         name, sign, value = word.partition("=")
@@ -130,7 +131,7 @@ def _pairs_rule(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs="*",
         metavar="NAME=VALUE",
-        instance_from_str=_read_pairs,
+        instance_from_str=read_pairs,
         is_instance=lambda value: isinstance(value, dict),
         str_from_instance=lambda value: [f"{k}={v}" for k, v in value.items()],
     )

@@ -16,7 +16,8 @@ class TrainConfig:
     env: str = "popgym-RepeatFirstEasy-v0"
     """env id; `mru-rl envs` lists ours, any other gymnasium id works too"""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
-    """options of the env as name=value pairs: --env-kwargs length=100 noise=0.1"""
+    """options of the env as name=value pairs: --env-kwargs length=100 noise=0.1. A range, length=10..1000, is a
+    curriculum: from 10 on, twice as long each time 90% of 100 episodes succeed"""
     backend: Literal["auto", "batched", "upstream"] = "auto"
     """auto takes our batched port of an env where there is one; upstream takes the original package"""
     workers: Literal["sync", "process"] = "sync"
@@ -48,6 +49,9 @@ class TrainConfig:
     """memory recurrent units: steepness of the surrogate derivative of the write gate"""
     warm_up: bool = True
     """memory recurrent units: spread the write rates over [1/2, 1/horizon] on a first batch of observations"""
+    initialisation: Literal["published", "long"] = "published"
+    """long starts the cells so that memories last up to the env's horizon (chrono biases, slower decays), where their
+    papers' own start was made for shorter delays"""
     carry_share: float = 0.5
     """carry-bmru only: share of the run over which what a write keeps of the old value falls from a half to nothing"""
     previous_action: bool | None = None
@@ -142,8 +146,8 @@ class PPOConfig(TrainConfig):
                 chosen["segment"], why["segment"] = 128, "the env does not say how far a cue lies from its use"
             else:
                 episodes = max(1, -(-100 // horizon))
-                chosen["segment"] = min(episodes * horizon, 1024)
-                why["segment"] = f"{episodes} episode(s) of {horizon} steps, at most 1,024"
+                chosen["segment"] = min(episodes * horizon, 16_384)
+                why["segment"] = f"{episodes} episode(s) of {horizon} steps, at most 16,384"
         if self.discount is None:
             if credit_horizon is None:
                 chosen["discount"], why["discount"] = 0.99, "the env does not say how late rewards come"

@@ -1,4 +1,8 @@
-"""Evaluation: whole episodes under the trained policy, the same number in every row, with an interval."""
+"""Evaluation: whole episodes under the trained policy, the same number in every row, with an interval.
+
+`evaluate` steps env and policy side by side and is the definition. Where no action is ever seen, `evaluate_open_loop`
+finds the same returns by running the memory over long stretches of observations at once.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +24,10 @@ from mru_rl.agents.runs import Run
 from mru_rl.agents.train import make_env, make_policy
 from mru_rl.envs import AgentInput
 from mru_rl.envs.base import NonFiniteError
+from mru_rl.envs.scores import has_score, normalised_score
+
+STRETCH_NUMBERS = 2**21
+"""(step, unit) pairs of a stretch: 8 MiB a tensor."""
 
 ROWS = 64
 """envs that `mru-rl eval` steps side by side"""
@@ -95,10 +103,7 @@ def evaluate(
 
     generator: draws actions from the policy; without one the most likely action is taken.
     """
-    require(
-        episodes % env.num_envs == 0, f"episodes ({episodes}) must be a multiple of the env's rows ({env.num_envs})"
-    )
-    quota = episodes // env.num_envs
+    quota = _quota(episodes, env)
     counted: list[list[tuple[float, int]]] = [[] for _ in range(env.num_envs)]
     total = torch.zeros(env.num_envs, dtype=torch.float64, device=env.device)
     length = torch.zeros(env.num_envs, dtype=torch.int64, device=env.device)
@@ -114,9 +119,8 @@ def evaluate(
                 progress.show(steps, f"{finished} of {episodes} episodes")
             if not done.any():
                 continue
+            _require_finite(total, env)
             for row in done.nonzero().flatten().tolist():
-                if not math.isfinite(total[row]):
-                    raise NonFiniteError(f"env {env.id} returned a reward that is NaN or infinite in row {row}")
                 if len(counted[row]) < quota:
                     counted[row].append((total[row].item(), int(length[row])))
                     finished += 1
@@ -128,6 +132,57 @@ def evaluate(
     return Evaluation([r for r, _ in flat], [n for _, n in flat], env.success_return)
 
 
+def evaluate_open_loop(
+    policy: ActorCritic, head: ActionHead, env: Any, episodes: int, *, stretch_numbers: int = STRETCH_NUMBERS
+) -> Evaluation:
+    """What `evaluate` returns with the most likely actions, for an env that can unroll.
+
+    The memory runs over whole stretches and the actor over the steps that ask; the critic is not needed. Working memory
+    does not depend on the length of episodes: a stretch has at most stretch_numbers (step, unit) pairs. Sums are in
+    another order than step by step, so a write or a choice within rounding of a tie may fall the other way.
+    """
+    quota = _quota(episodes, env)
+    steps = max(stretch_numbers // (env.num_envs * policy.core.hidden_size), 1)
+    env.reset()
+    state = policy.core.initial_state(env.num_envs)
+    returns: list[Tensor] = []
+    done = 0
+    total = torch.zeros(env.num_envs, dtype=torch.float64, device=state.device)
+    with torch.inference_mode(), Progress(f"evaluating {env.id}", env.horizon * quota, "steps a row") as progress:
+        while len(returns) < quota:
+            stretch = env.unroll(steps)
+            is_init = torch.zeros_like(stretch.asked)
+            is_init[:, 0] = stretch.started
+            y, state = policy.core(stretch.obs, state, is_init)
+            if stretch.asked.any():
+                chosen = head.to_env(head.mode(policy.actor(y[stretch.asked])))
+                action = chosen.new_zeros((*stretch.asked.shape, *chosen.shape[1:]))
+                action[stretch.asked] = chosen
+                total += stretch.pay(action).sum(1, dtype=torch.float64)
+            done += is_init.shape[1]
+            progress.show(done, f"{len(returns) * env.num_envs} of {episodes} episodes")
+            if stretch.ended:
+                _require_finite(total, env)
+                returns.append(total.clone())
+                total.zero_()
+    by_row = torch.stack(returns, dim=1).flatten().tolist()
+    return Evaluation(by_row, [env.horizon] * episodes, env.success_return)
+
+
+def _quota(episodes: int, env: Any) -> int:
+    """Episodes per row."""
+    require(
+        episodes % env.num_envs == 0, f"episodes ({episodes}) must be a multiple of the env's rows ({env.num_envs})"
+    )
+    return episodes // env.num_envs
+
+
+def _require_finite(total: Tensor, env: Any) -> None:
+    bad = (~total.isfinite()).nonzero().flatten().tolist()
+    if bad:
+        raise NonFiniteError(f"env {env.id} returned a reward that is NaN or infinite in row {bad[0]}")
+
+
 def evaluate_run(
     run: Run, *, episodes: int, env_kwargs: dict[str, Any], seed: int, sample: bool, num_envs: int = ROWS
 ) -> dict[str, Any]:
@@ -135,8 +190,12 @@ def evaluate_run(
     rows = min(num_envs, episodes)
     episodes = -(-episodes // rows) * rows
     config, env, policy, steps = load_agent(run, rows, env_kwargs, seed)
-    generator = torch.Generator(device=str(env.device)).manual_seed(seed) if sample else None
-    result = evaluate(policy, action_head(env.action_space), env, episodes, generator=generator)
+    head = action_head(env.action_space)
+    if env.can_unroll and not sample:
+        result = evaluate_open_loop(policy, head, env, episodes)
+    else:
+        generator = torch.Generator(device=str(env.device)).manual_seed(seed) if sample else None
+        result = evaluate(policy, head, env, episodes, generator=generator)
     env.close()
     return {
         "env": config.env,
@@ -145,6 +204,7 @@ def evaluate_run(
         "return_mean": result.return_mean,
         "return_ci95": list(result.return_ci95),
         "success_rate": result.success_rate,
+        "score": normalised_score(env, result.return_mean) if has_score(env) else None,
         "episodes": len(result.returns),
         "length_mean": sum(result.lengths) / len(result.lengths),
         "steps": steps,

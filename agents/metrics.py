@@ -9,6 +9,7 @@ GLOSSARY = {
     "return_mean": "mean return of the last 100 finished episodes, with sampled actions",
     "length_mean": "mean length in steps of those episodes",
     "success_rate": "share of those episodes that reached the env's success return; absent where the env names none",
+    "level": "with a curriculum only: what the env option that grows is now",
     "steps_per_second": "env steps per second since the previous record, acting and learning together",
     "seconds": "wall-clock seconds of training so far, resumed parts added up",
     "policy_loss": "clipped surrogate loss, mean over the update's minibatches",

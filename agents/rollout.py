@@ -115,6 +115,12 @@ class Collector:
             "mend the env or clip what it returns: an agent cannot learn from it"
         )
 
+    def change_env(self, env: Any) -> None:
+        """Go on in another env of the same spaces, with fresh episodes; what was counted of the old one is forgotten."""
+        self.env = env
+        self.recent.clear()
+        self.restart()
+
     def restart(self) -> None:
         """Begin fresh episodes in every row, for an env that could not be restored."""
         self.obs = self.env.reset()

@@ -16,6 +16,7 @@ import mru_rl.envs
 from mru_rl.agents.actions import action_head
 from mru_rl.agents.checkpoint import checkpoint_path, keep_newest, save_checkpoint
 from mru_rl.agents.config import PPOConfig, TrainConfig, require
+from mru_rl.agents.curriculum import MASTERED, at_level, split_curriculum
 from mru_rl.agents.networks import ActorCritic
 from mru_rl.agents.plots import learning_curve
 from mru_rl.agents.ppo import PPO
@@ -33,7 +34,7 @@ _TRACED_ROWS = 4
 
 def make_env(config: TrainConfig, num_envs: int, seed: int, **options: Any) -> AgentInput:
     """The env of a config, with the agent's inputs (previous action and reward, start flag) switched as it says."""
-    kwargs = config.env_kwargs | options
+    kwargs = at_level(config.env_kwargs | options)
     own = {*inspect.signature(mru_rl.envs.make).parameters, "workers"} - {"state"}  # what has an option of the command
     taken = sorted(own & set(kwargs))
     require(not taken, f"{', '.join(taken)} cannot be set through --env-kwargs; see `mru-rl train ppo --help`")
@@ -80,18 +81,49 @@ class Trainer:
         torch.set_num_threads(config.threads)
         self.device = pick_device(config.device)
         torch.manual_seed(config.seed)
-        self.env = make_env(config, config.num_envs, config.seed)
+        self.curriculum = split_curriculum(config.env_kwargs)
+        self.level = self.curriculum.first if self.curriculum else None
+        self.env = self._make_env(config)
+        hardest = make_env(config, 1, config.seed) if self.curriculum else self.env
+        self.horizon = hardest.horizon
         self.config, self.reasons = config.follow_task(
-            horizon=self.env.horizon, credit_horizon=self.env.credit_horizon, open_loop=self.env.open_loop
+            horizon=hardest.horizon, credit_horizon=hardest.credit_horizon, open_loop=hardest.open_loop
+        )
+        require(
+            self.curriculum is None or self.env.success_return is not None,
+            f"a curriculum needs an env that names a success, {config.env} does not; give its options as numbers",
         )
         self.head = action_head(self.env.action_space)
         self.policy = make_policy(self.config, self.env)
+        if config.initialisation == "long":
+            self.policy.core.remember(self.horizon or 1000)
         generator = torch.Generator(device=self.device).manual_seed(config.seed + 1)
         self.collector = Collector(self.env, self.policy, self.head, generator)
         self.learner = PPO(self.policy, self.head, self.config, torch.Generator().manual_seed(config.seed + 2))
         self.steps = self.updates = 0
         self.seconds = 0.0
         self.warmed_up = not self.config.warm_up
+
+    def _make_env(self, config: TrainConfig) -> AgentInput:
+        """The env of this level; each level draws its own episodes."""
+        if self.curriculum is None:
+            return make_env(config, config.num_envs, config.seed)
+        assert self.level is not None
+        return make_env(config, config.num_envs, config.seed + self.level, **{self.curriculum.name: self.level})
+
+    def _set_level(self, level: int) -> None:
+        self.level = level
+        self.env.close()
+        self.env = self._make_env(self.config)
+        self.collector.change_env(self.env)
+
+    def _advance_curriculum(self) -> None:
+        """Go to the next level where this one is mastered."""
+        recent = self.collector.recent
+        if self.curriculum is None or self.level == self.curriculum.last or len(recent) < recent.maxlen:
+            return
+        if sum(success for _, _, success in recent) >= MASTERED * len(recent):
+            self._set_level(self.curriculum.after(self.level))
 
     def update(self) -> tuple[dict[str, float], Rollout]:
         """One rollout and what is learned from it."""
@@ -100,7 +132,7 @@ class Trainer:
         anneal_carry(self.policy, self.progress, share=self.config.carry_share)
         rollout = self.collector.collect(self.config.segment)
         if not self.warmed_up:
-            horizon = self.env.horizon or self.config.segment
+            horizon = self.horizon or self.config.segment
             self.policy.core.warm_up(rollout.data["observation"], rollout.data["is_init"], horizon)
             self.warmed_up = True  # the batch was collected under other thresholds: it is not learned from
             metrics: dict[str, float] = {}
@@ -108,6 +140,7 @@ class Trainer:
             metrics = self.learner.update(rollout, self.progress)
         self.steps += self.config.segment * self.config.num_envs
         self.updates += 1
+        self._advance_curriculum()
         elapsed = time.monotonic() - started
         self.seconds += elapsed
         return metrics, rollout
@@ -129,6 +162,8 @@ class Trainer:
             record["length_mean"] = sum(lengths) / len(lengths)
             if not math.isnan(successes[-1]):
                 record["success_rate"] = sum(successes) / len(successes)
+        if self.level is not None:
+            record["level"] = self.level
         return record | metrics | self._write_rates(rollout)
 
     def _write_rates(self, rollout: Rollout) -> dict[str, float]:
@@ -147,6 +182,7 @@ class Trainer:
             "updates": self.updates,
             "seconds": self.seconds,
             "warmed_up": self.warmed_up,
+            "level": self.level,
             "policy": self.policy.state_dict(),
             "optimizer": self.learner.optimizer.state_dict(),
             "minibatch_generator": self.learner.generator.get_state(),
@@ -157,6 +193,8 @@ class Trainer:
         """Go on from a checkpoint. Returns whether the envs were restored; if not, they start fresh episodes."""
         self.steps, self.updates, self.seconds = saved["steps"], saved["updates"], saved["seconds"]
         self.warmed_up = saved["warmed_up"]
+        if saved["level"] != self.level:
+            self._set_level(saved["level"])
         self.policy.load_state_dict(saved["policy"])
         self.learner.optimizer.load_state_dict(saved["optimizer"])
         self.learner.generator.set_state(saved["minibatch_generator"])
@@ -254,6 +292,8 @@ def _details(record: dict[str, float]) -> str:
         parts.append(f"return {record['return_mean']:.3f}")
     if "success_rate" in record:
         parts.append(f"success {record['success_rate']:.2f}")
+    if "level" in record:
+        parts.append(f"level {record['level']:,}")
     if "write_rate" in record:
         parts.append(f"writes {record['write_rate']:.3f}")
     return "  ".join([*parts, f"{record['steps_per_second']:,.0f} steps/s"])

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from mru_rl.envs.actions import null_action
-from mru_rl.envs.base import BatchedEnv, Step
+from mru_rl.envs.base import BatchedEnv, Step, Stretch
 from mru_rl.envs.encoding import Encoding
 
 
@@ -47,8 +47,9 @@ class AgentInput(BatchedEnv):
         }
         self.options = env.options | {name: True for name, on in switches.items() if on}
         for name in ("id", "num_envs", "device", "generator", "action_space", "horizon", "credit_horizon", "open_loop",
-                     "success_return", "saves_state"):  # fmt: skip
+                     "success_return", "saves_state", "perfect_return", "memoryless_return"):  # fmt: skip
             setattr(self, name, getattr(env, name))
+        self.can_unroll = env.can_unroll and not previous_action and not previous_reward
 
         structure = self._structure()
         self._encoding = Encoding(structure, device=self.device)
@@ -116,6 +117,22 @@ class AgentInput(BatchedEnv):
         fresh = self._assemble(obs, self._start_extras)
         done = (terminated | truncated).unsqueeze(1)
         return Step(torch.where(done, fresh, seen), reward, terminated, truncated, seen)
+
+    def unroll(self, steps: int) -> Stretch:
+        for name in ("previous_action", "previous_reward"):
+            if getattr(self, name):
+                raise ValueError(
+                    f"{self.id} shows {name}, so its steps wait for actions and cannot be unrolled; "
+                    f"call env.step(), or make it without {name}"
+                )
+        stretch = self.env.unroll(steps)
+        obs = self.env.encode(stretch.obs) if self.flatten else stretch.obs.to(self._dtype)
+        parts = [obs.unsqueeze(-1) if obs.ndim == 2 else obs]
+        if self.start_flag:
+            flags = self._flags[False].unsqueeze(1).repeat(1, obs.shape[1], 1)
+            flags[:, 0] = self._flags[stretch.started]
+            parts.append(flags)
+        return stretch._replace(obs=torch.cat(parts, dim=-1))
 
     def state_dict(self) -> dict[str, Any]:
         return self.env.state_dict()

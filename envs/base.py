@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -33,6 +34,23 @@ class Step(NamedTuple):
     final_obs: Tensor
 
 
+class Stretch(NamedTuple):
+    """What `unroll` gives back: n steps of all rows, none of them past the end of an episode.
+
+    obs         [B, n, ...], what every step shows before its action
+    asked       bool [B, n], True where the action earns or costs anything; elsewhere any action is as good
+    pay         from actions [B, n, ...] to the rewards [B, n] they earn; may be called more than once or not at all
+    started     whether an episode begins with the first of these steps
+    ended       whether it ends with the last of them; all rows have restarted then
+    """
+
+    obs: Tensor
+    asked: Tensor
+    pay: Callable[[Tensor], Tensor]
+    started: bool
+    ended: bool
+
+
 class BatchedEnv(ABC):
     """A batch of B independent copies of one task.
 
@@ -56,6 +74,12 @@ class BatchedEnv(ABC):
     """An episode is a success when its return is at least this; None: the task names no such return."""
     saves_state: bool = False
     """True where `state_dict` and `load_state_dict` work."""
+    can_unroll: bool = False
+    """True where `unroll` works."""
+    perfect_return: float | None = None
+    """What perfect memory earns in an episode, exactly; None: not known."""
+    memoryless_return: float | None = None
+    """The mean return of the best policy that sees nothing but the obs, exactly; None: not known."""
 
     def __init__(
         self,
@@ -84,6 +108,14 @@ class BatchedEnv(ABC):
     @abstractmethod
     def step(self, action: Tensor) -> Step:
         """Advance every row by one action; rows whose episode ends restart in the same step."""
+
+    def unroll(self, steps: int) -> Stretch:
+        """Advance all rows by `steps` steps at once, or to the end of their episode where that comes first.
+
+        For envs whose actions are paid but never seen. The rows must stand at the same step of their episodes.
+        On a CPU the observations, and all that follows, are to the bit those of as many single steps.
+        """
+        raise RuntimeError(f"{self.id} cannot be unrolled; check `env.can_unroll` first and call env.step() instead")
 
     def reset_rows(self, mask: Tensor) -> Tensor:
         """Start a fresh episode where mask (bool [B]) is True, leave all other rows; return the first obs of those."""

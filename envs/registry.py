@@ -141,6 +141,8 @@ PORTS: dict[str, Port] = {
         hard={"maze_size": 18},
     ),
     "mru_rl/TMaze-v0": Port("horizon.tmaze", "TMaze", {}),
+    "mru_rl/RecallFirst-v0": Port("horizon.recall_first", "RecallFirst", {}),
+    "mru_rl/FlipFlop-v0": Port("horizon.flip_flop", "FlipFlop", {}),
 }
 
 

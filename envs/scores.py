@@ -1,8 +1,11 @@
-"""What a return on a popgym task is worth: between random actions, 0, and a reference, 1.
+"""What a return on a task is worth: between a floor, 0, and a reference, 1.
 
     normalised_score("popgym-BattleshipEasy-v0", 0.2)
+    normalised_score("mru_rl/FlipFlop-v0", 0.8, hold=30, length=10_000)
+    normalised_score(env, 0.8)
 
-scores.json beside this file holds, per id, the mean return of random actions (the floor) and of a few players, each
+The long-horizon tasks know both exactly, for any options: `env.memoryless_return` and `env.perfect_return`. For the
+popgym tasks scores.json beside this file holds, per id, the mean return of random actions (the floor) and of a few players, each
 with a 95% interval over its episodes. The reference is perfect play where memory can reach it (1 in RepeatFirst,
 RepeatPrevious, Autoencode, CountRecall), the best simple rule in games that also take luck (HigherLower, Battleship,
 Concentration, MineSweeper: an agent can score above 1), and a player who sees the hidden state elsewhere (bandits,
@@ -29,7 +32,10 @@ import zlib
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from mru_rl.envs.base import BatchedEnv
 
 
 class Mean(NamedTuple):
@@ -60,12 +66,38 @@ def scores() -> dict[str, Score]:
     }
 
 
-def normalised_score(id: str, episodic_return: float) -> float:
-    """Return 0 for what random actions earn and 1 for what the reference does, linear and not clipped."""
-    score = scores().get(id)
-    if score is None:
-        raise ValueError(f"no scores for {id!r}; there are some for {', '.join(scores())}")
-    return (episodic_return - score.random.mean) / (score.players[score.reference].mean - score.random.mean)
+def normalised_score(env: str | BatchedEnv, episodic_return: float, **options: Any) -> float:
+    """Return 0 for the floor and 1 for the reference, linear and not clipped.
+
+    env: an env, or an id and its options. Floor and reference are random actions and the player of `scores()` for a
+    popgym task, what is earned without memory and with a perfect one for a long-horizon task.
+    """
+    id = env if isinstance(env, str) else env.id
+    if options and (id in scores() or not isinstance(env, str)):
+        raise ValueError(f"{id} has no options left to choose here, got {', '.join(options)}; leave them out")
+    if id in scores():
+        score = scores()[id]
+        floor, reference = score.random.mean, score.players[score.reference].mean
+    else:
+        floor, reference = _known_exactly(env, options)
+    return (episodic_return - floor) / (reference - floor)
+
+
+def has_score(env: BatchedEnv) -> bool:
+    """Whether floor and reference of an env are known."""
+    return env.id in scores() or None not in (env.memoryless_return, env.perfect_return)
+
+
+def _known_exactly(env: str | BatchedEnv, options: dict[str, Any]) -> tuple[float, float]:
+    """What an env says is earned without memory and with a perfect one."""
+    from mru_rl.envs import list_ids, make
+
+    if isinstance(env, str) and env in list_ids():
+        env = make(env, 1, **options)
+    if isinstance(env, str) or env.memoryless_return is None or env.perfect_return is None:
+        name = env if isinstance(env, str) else env.id
+        raise ValueError(f"no scores for {name!r}; there are some for {', '.join(list_ids())}")
+    return env.memoryless_return, env.perfect_return
 
 
 def mmer(mean_returns: Iterable[float]) -> float:

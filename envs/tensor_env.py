@@ -96,9 +96,11 @@ class TensorEnv(BatchedEnv):
             return self._observe()
         if self._shown_state == "only":
             return self._markov()
-        parts = [self._observe(), self._markov()]
-        columns = [part.unsqueeze(1) if part.ndim == 1 else part for part in parts]
-        return torch.cat([part.to(self._encoding.dtype) for part in columns], dim=1)
+        columns = [part.unsqueeze(1) if part.ndim == 1 else part for part in (self._observe(), self._markov())]
+        return self._append(*columns)
+
+    def _append(self, obs: Tensor, markov: Tensor) -> Tensor:
+        return torch.cat((obs.to(self._encoding.dtype), markov.to(self._encoding.dtype)), dim=-1)
 
     def reset(self) -> Tensor:
         self._reset(torch.ones(self.num_envs, dtype=torch.bool, device=self.device))

@@ -134,9 +134,9 @@ def table(speeds: dict[str, dict[str, float]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def main(words: list[str]) -> None:
+def main(words: list[str], name: str = "envs") -> None:
     """Entry point of `mru-rl bench envs`."""
-    parser = Parser("envs", __doc__)
+    parser = Parser(name, __doc__)
     parser.add_argument("--ids", nargs="*", help="popgym ids with a port (default: all)")
     parser.add_argument("--seconds", type=float, default=0.3, help="time per measurement, at least one episode")
     args = parser.parse_args(words)

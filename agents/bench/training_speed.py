@@ -65,9 +65,9 @@ def steps_per_second(update: Callable[[], Any], updates: int) -> float:
     return ENVS * SEGMENT / best
 
 
-def main(words: list[str]) -> None:
+def main(words: list[str], name: str = "speed") -> None:
     """Entry point of `mru-rl bench speed`."""
-    parser = Parser("speed", __doc__)
+    parser = Parser(name, __doc__)
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of torch (default 2)")
     args = parser.parse_args(words)
     torch.set_num_threads(args.threads)

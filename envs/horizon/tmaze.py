@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -11,65 +10,83 @@ from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
 from mru_rl.envs.base import check_count
-from mru_rl.envs.tensor_env import TensorEnv
+from mru_rl.envs.horizon.options import check_choice, check_noise
+from mru_rl.envs.horizon.scripted import Scene, ScriptedEnv
+from mru_rl.envs.horizon.tmaze_rewards import FORWARD, VARIANTS, rewards_of
 
 
-class TMaze(TensorEnv):
+class TMaze(ScriptedEnv):
     """Walk a corridor whatever you do, then turn the way the cue pointed at the very start.
 
     obs         float32 [B, 4]: cue up, cue down, junction, noise. One of the cues is 1 at step 0 only; junction is 1
                 at step `length` only; noise is uniform in [-noise, noise], drawn anew at every step
-    action      int64 [B], 0 up, 1 down; counts at the junction only
-    reward      0 in the corridor; at the junction +1 for the side of the cue, -1 for the other
+    action      int64 [B], 0 up, 1 down; counts at the junction only. With rewards other than "turn" also 2 forward,
+                and every action counts
+    reward      0 in the corridor; at the junction +1 for the side of the cue, -1 for the other. rewards="bakker": 4
+                and -0.1, and -0.1 for a turn in the corridor, where Bakker's agent bumps into the wall and stands
+                still. rewards="memory-rl": 1 and 0, and -1 / length for a turn in the corridor. At the junction,
+                forward is as good as the wrong turn
     horizon     length + 1 steps, then terminated; never truncated. `final_obs` shows nothing but noise
     reset       the side of the cue is a fair coin per env
-    options     length (>= 1, default 100), noise (>= 0, default 1.0; 0 switches the channel off)
-    baselines   perfect 1; without memory 0. Success is a return of at least 0.5, that is: the right turn
-    source      after Ni et al., arXiv:2307.03864 (passive T-maze). Departures: no reward for moving, a noise channel.
-                State per env is O(1) in length
+    options     length (>= 1, default 100), noise (>= 0, default 1.0; 0 switches the channel off), rewards ("turn",
+                "bakker" or "memory-rl", default "turn")
+    baselines   perfect: 1, 4, 1. Without memory: 0, 1.95, 0.5, half of right plus wrong. Success is a return of at
+                least 0.5, that is: the right turn; with the other rewards the same half, 1.95 and 0.5: the right turn
+                after few others
+    source      after Ni et al., arXiv:2307.03864 (passive T-maze), and Bakker 2001. Departures: no reward for moving
+                unless asked for, and then a turn costs but does not hold up (ActiveTMaze with back=0 does); a noise
+                channel. State per env is O(1) in length
     """
 
-    credit_horizon = 0
-    open_loop = True
-    success_return = 0.5
     cue: Tensor
-    position: Tensor
     noise: Tensor
 
-    def __init__(self, *, length: int = 100, noise: float = 1.0, **common: Any) -> None:
+    def __init__(self, *, length: int = 100, noise: float = 1.0, rewards: str = "turn", **common: Any) -> None:
         self.length = check_count(length, name="TMaze's option length", least=1)
-        if isinstance(noise, bool) or not isinstance(noise, (int, float)) or not 0 <= noise < math.inf:
-            raise ValueError(f"TMaze's option noise must be a number >= 0, got {noise!r}; 0 switches the channel off")
-        self.noise_width = float(noise)
+        self.noise_width = check_noise(noise, task="TMaze")
+        self.variant = check_choice(rewards, name="TMaze's option rewards", choices=VARIANTS)
+        self.walks = self.variant != "turn"
         high = np.array([1, 1, 1, self.noise_width], dtype=np.float32)
         low = np.array([0, 0, 0, -self.noise_width], dtype=np.float32)
-        options = {"length": self.length, "noise": self.noise_width}
-        super().__init__(observation_space=Box(low, high), action_space=Discrete(2), options=options, **common)
+        options = {"length": self.length, "noise": self.noise_width} | ({"rewards": rewards} if self.walks else {})
+        actions = Discrete(3 if self.walks else 2)
+        super().__init__(observation_space=Box(low, high), action_space=actions, options=options, **common)
         self.horizon = self.length + 1
-        self.won, self.lost = torch.ones((), device=self.device), -torch.ones((), device=self.device)
-        self.nothing = torch.zeros((), device=self.device)
+        self.rewards = rewards_of(self.variant, self.length)
+        self.set_pay(self.rewards.right, self.rewards.wrong)
+        self.astray = torch.tensor(self.rewards.astray, device=self.device)
+        self.perfect_return, self.memoryless_return = self.rewards.right, self.rewards.guessing
+        self.success_return = 0.5 if self.variant == "turn" else self.rewards.guessing
         self.register_state("cue", torch.zeros(self.num_envs, dtype=torch.int64, device=self.device))
-        self.register_state("position", torch.zeros(self.num_envs, dtype=torch.int64, device=self.device))
-        self.register_state("noise", torch.zeros(self.num_envs, device=self.device))
+        self.register_moving("noise", torch.zeros(self.num_envs, device=self.device))
 
     def _reset(self, mask: Tensor) -> None:
         rows = mask.nonzero().squeeze(1)
         self.cue[rows] = torch.randint(2, (len(rows),), generator=self.generator, device=self.device)
-        self.noise[rows] = self._draw(len(rows))
+        self.noise[rows] = self._wide(self._uniform_rows(len(rows)))
         self.position[rows] = 0
 
-    def _step(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        turned = self.position == self.length
-        reward = torch.where(turned, torch.where(action == self.cue, self.won, self.lost), self.nothing)
-        self.position += 1
-        self.noise.copy_(self._draw(self.num_envs))
-        return reward, turned, torch.zeros_like(turned)
+    def _ahead(self, steps: int) -> Scene:
+        return {"position": self._positions(steps), "noise": self._wide(self._uniform(steps))}
 
-    def _observe(self) -> Tensor:
-        start = self.position == 0
-        up, down = start & (self.cue == 0), start & (self.cue == 1)
-        return torch.stack((up, down, self.position == self.length, self.noise), dim=1)
-
-    def _draw(self, rows: int) -> Tensor:
-        unit = torch.rand(rows, generator=self.generator, device=self.device)
+    def _wide(self, unit: Tensor) -> Tensor:
         return (2 * unit - 1) * self.noise_width
+
+    def _frames(self, scene: Scene) -> Tensor:
+        start, cue = scene["position"] == 0, self.cue.unsqueeze(1)
+        return torch.stack((start & (cue == 0), start & (cue == 1), self._at_junction(scene), scene["noise"]), dim=2)
+
+    def _at_junction(self, scene: Scene) -> Tensor:
+        return scene["position"] == self.length
+
+    def _answers(self, scene: Scene) -> Tensor:
+        cue = self.cue.unsqueeze(1)
+        return torch.where(self._at_junction(scene), cue, FORWARD if self.walks else cue)
+
+    def _asked(self, scene: Scene) -> Tensor:
+        return torch.ones_like(scene["position"], dtype=torch.bool) if self.walks else self._at_junction(scene)
+
+    def _paid(self, scene: Scene, answers: Tensor, action: Tensor) -> Tensor:
+        turn = torch.where(action == answers, self.right, self.wrong)
+        walk = torch.where(action == FORWARD, self._nothing, self.astray) if self.walks else self._nothing
+        return torch.where(self._at_junction(scene), turn, walk)

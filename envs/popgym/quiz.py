@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from gymnasium.spaces import Discrete, MultiDiscrete, Tuple
 from torch import Tensor
 
-from mru_rl.envs.tensor_env import TensorEnv
+from mru_rl.envs.open_loop import OpenLoopEnv
 
 NOT_ASKED = 255
 
 
-class Quiz(TensorEnv):
+class Quiz(OpenLoopEnv):
     """A game drawn whole when it starts: T + 1 frames, and the right answer to each of the first T.
 
     A game says in `_deal` what its frames and answers are; an answer of NOT_ASKED earns nothing, any other one earns
@@ -23,11 +24,8 @@ class Quiz(TensorEnv):
     `position` int64 [B, 1], the frame on show.
     """
 
-    credit_horizon = 0
-    open_loop = True
     shown: Tensor
     answers: Tensor
-    position: Tensor
 
     def __init__(
         self, *, num_steps: int, num_paid: int, frame: Discrete | MultiDiscrete | Tuple, num_actions: int, **common: Any
@@ -95,6 +93,22 @@ class Quiz(TensorEnv):
         answer = self._now(self.answers)
         reward = torch.where(action == answer, self.right, self.wrong)
         return reward if asked == self.num_envs else torch.where(answer == NOT_ASKED, self.unpaid, reward)
+
+    def show_state(self, shown: str) -> None:
+        super().show_state(shown)
+        self.can_unroll = shown == "none"  # Markov states are counted step by step
+
+    def _unroll(self, start: int, steps: int) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+        stop = start + steps
+        obs, answers = self.shown[:, start:stop].long(), self.answers[:, start:stop].clone()
+        asked = answers != NOT_ASKED
+
+        def pay(action: Tensor) -> Tensor:
+            return torch.where(asked, torch.where(action == answers, self.right, self.wrong), self.unpaid)
+
+        self.position.fill_(stop)
+        self._together = stop
+        return obs, asked, pay
 
     def _observe(self) -> Tensor:
         frames = self._now(self._frames).view(torch.uint8).long()

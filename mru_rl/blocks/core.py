@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mru_rl.blocks.hybrid import SideBySide, Spec, build_layer, check_options, format_spec, parse_layers
 from mru_rl.blocks.residual import ResidualBlock
+from mru_rl.cells.base import Cell
 
 
 class MemoryCore(nn.Module):
@@ -119,6 +120,12 @@ class MemoryCore(nn.Module):
                 if gates is not None:
                     found[f"layer_{i}", name, "writes"] = gates > 0
         return found
+
+    def remember(self, horizon: float) -> None:
+        """Start the cells anew so that memories of up to `horizon` steps survive; see Cell.remember."""
+        for module in self.modules():
+            if isinstance(module, Cell):
+                module.remember(horizon)
 
     @torch.no_grad()
     def warm_up(self, x: Tensor, is_init: Tensor, horizon: float) -> None:

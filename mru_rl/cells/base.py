@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
@@ -67,6 +68,12 @@ class Cell(nn.Module, ABC):
     def step(self, x: Tensor, state: Tensor, is_init: Tensor) -> tuple[Tensor, Tensor]:
         """One step. x: [B, D]; state: [B, S]; is_init: bool [B] -> features [B, F] and the next state [B, S]."""
 
+    def remember(self, horizon: float) -> None:
+        """Draw a start again under which memories of up to `horizon` steps survive; most cells have one, each its own.
+
+        For comparing cells over long delays: published initialisations are made for the lengths of their papers.
+        """
+
     def gates(self, x: Tensor) -> Tensor | None:
         """Write gates [..., state_size] for inputs [..., D]: 1 where a unit writes; None for a unit that has none."""
         return None
@@ -122,3 +129,16 @@ def state_before(h: Tensor, h0: Tensor, is_init: Tensor, restart: Tensor | None)
     before = torch.cat([h0.unsqueeze(1).to(h.dtype), h[:, :-1]], dim=1)
     start = is_init.reshape(*is_init.shape, *[1] * (h.dim() - 2))
     return torch.where(start, torch.zeros((), dtype=h.dtype, device=h.device) if restart is None else restart, before)
+
+
+def spread_spans(units: int, shortest: float, longest: float) -> Tensor:
+    """Steps [units] that memories should last, log-uniform at random from `shortest` to `longest`."""
+    return shortest * torch.exp(torch.rand(units) * math.log(longest / shortest))
+
+
+def chrono_bias(units: int, horizon: float) -> Tensor:
+    """Biases [units] under which a gate sigmoid(bias) keeps for 1 to `horizon` steps.
+
+    Tallec, Ollivier 2018, arXiv:1804.11188: log(uniform(1, horizon - 1)).
+    """
+    return torch.log(1 + torch.rand(units) * (max(horizon, 3.0) - 2))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mru_rl.cells.base import chrono_bias
 from mru_rl.cells.sequential import SequentialCell
 
 
@@ -24,6 +25,12 @@ class BRC(SequentialCell):
         super().__init__(input_size, state_size, read_before_write=read_before_write)
         self.input = nn.Linear(input_size, 3 * state_size)  # rows: a, c, candidate
         self.recurrent = self.make_recurrent()
+
+    @torch.no_grad()
+    def remember(self, horizon: float) -> None:
+        """Chrono biases on c, which keeps."""
+        n = self.state_size
+        self.input.bias[n : 2 * n] = chrono_bias(n, horizon).to(self.input.bias)
 
     def make_recurrent(self) -> nn.Module:
         """The map from h[t-1] to its part in a and c, [..., H] -> [..., 2 H]."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mru_rl.cells.base import chrono_bias
 from mru_rl.cells.matrix import MatrixState
 from mru_rl.cells.sequential import SequentialCell
 
@@ -41,6 +42,12 @@ class DeltaNet(MatrixState, SequentialCell):
         self.set_matrix(key_size)
         self.steps, self.negative_eigenvalues = steps, negative_eigenvalues
         self.input = nn.Linear(input_size, steps * (self.key_size + self.value_size + 1))  # per step: k, v, beta
+
+    @torch.no_grad()
+    def remember(self, horizon: float) -> None:
+        """Chrono biases on beta, negated: it writes."""
+        bias = self.input.bias.unflatten(0, (self.steps, -1))
+        bias[:, -1] = -chrono_bias(self.steps, horizon).to(bias)
 
     def drive(self, x: Tensor) -> Tensor:
         parts = self.input(x).unflatten(-1, (self.steps, -1)).split([self.key_size, self.value_size, 1], dim=-1)

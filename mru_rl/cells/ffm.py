@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from mru_rl.cells.base import ScanCell
+from mru_rl.cells.base import ScanCell, spread_spans
 
 
 class FFM(ScanCell):
@@ -36,6 +36,11 @@ class FFM(ScanCell):
         self.input = nn.Linear(input_size, 2 * self.traces)  # rows: value, then gate
         self.alpha = nn.Parameter(torch.empty(self.traces).uniform_(1e-6, 0.1))
         self.omega = nn.Parameter(2 * math.pi * torch.empty(contexts).uniform_(-math.log(10_000), 0.0).exp())
+
+    @torch.no_grad()
+    def remember(self, horizon: float) -> None:
+        """alpha = 1 / span for spans of 10 to horizon steps."""
+        self.alpha.copy_(1 / spread_spans(self.traces, 10.0, max(horizon, 20.0)))
 
     def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
         value, gate = self.input(x).chunk(2, dim=-1)

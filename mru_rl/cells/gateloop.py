@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mru_rl.cells.base import ScanCell
+from mru_rl.cells.base import ScanCell, chrono_bias
 
 
 class GateLoop(ScanCell):
@@ -33,6 +33,12 @@ class GateLoop(ScanCell):
         self.query = nn.Linear(input_size, units)
         with torch.no_grad():
             self.input.bias[2 * units : 3 * units] = torch.linspace(1.0, 5.0, units)  # |a| from 0.73 to 0.993
+
+    @torch.no_grad()
+    def remember(self, horizon: float) -> None:
+        """Chrono biases on the size of w."""
+        units = self.readout_size
+        self.input.bias[2 * units : 3 * units] = chrono_bias(units, horizon).to(self.input.bias)
 
     @property
     def readout_size(self) -> int:

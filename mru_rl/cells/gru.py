@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mru_rl.cells.base import chrono_bias
 from mru_rl.cells.torch_rnn import TorchRNN
 
 
@@ -24,6 +25,12 @@ class GRU(TorchRNN):
     def __init__(self, input_size: int, state_size: int, *, read_before_write: bool = True) -> None:
         super().__init__(input_size, state_size, read_before_write=read_before_write)
         self.make_maps(state_size, gates=3)  # rows: reset, update, candidate, as torch orders them
+
+    @torch.no_grad()
+    def remember(self, horizon: float) -> None:
+        """Chrono biases on the update gate, which keeps."""
+        u = self.state_size
+        self.input.bias[u : 2 * u] = chrono_bias(u, horizon).to(self.input.bias)
 
     def run(self, x: Tensor, h0: Tensor) -> Tensor:
         return torch.gru(x, h0.unsqueeze(0), self.weights(), True, 1, 0.0, False, False, True)[0]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mru_rl.cells.base import ScanCell
+from mru_rl.cells.base import ScanCell, chrono_bias
 
 
 class HGRN(ScanCell):
@@ -30,6 +30,11 @@ class HGRN(ScanCell):
             raise ValueError(f"lower_bound is the least share of the state a step keeps, in [0, 1); got {lower_bound}")
         self.lower_bound = lower_bound
         self.input = nn.Linear(input_size, 2 * state_size)  # rows: forget, then input
+
+    @torch.no_grad()
+    def remember(self, horizon: float) -> None:
+        """Chrono biases on the forget gate."""
+        self.input.bias[: self.state_size] = chrono_bias(self.state_size, horizon).to(self.input.bias)
 
     def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
         forget, enter = self.input(x).chunk(2, dim=-1)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mru_rl.cells.base import ScanCell
+from mru_rl.cells.base import ScanCell, chrono_bias
 from mru_rl.cells.matrix import MatrixState
 
 
@@ -39,6 +39,13 @@ class LinearAttention(MatrixState, ScanCell):
         self.tied = tied
         self.gate = nn.Linear(input_size, self.key_size)
         self.input = nn.Linear(input_size, self.value_size + (0 if tied else self.key_size))  # rows: v, then k
+
+    @torch.no_grad()
+    def remember(self, horizon: float) -> None:
+        """Chrono biases on the gate, less what its root of 16 keeps by itself."""
+        bias = chrono_bias(self.key_size, horizon).to(self.gate.bias)
+        keep = torch.sigmoid(bias) if self.tied else torch.sigmoid(bias) ** 16
+        self.gate.bias.copy_(torch.logit(keep, eps=1e-6))
 
     def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if self.tied:

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from mru_rl.cells.base import ScanCell
+from mru_rl.cells.base import ScanCell, spread_spans
 
 
 class LRU(ScanCell):
@@ -45,6 +45,14 @@ class LRU(ScanCell):
         self.log_gamma = nn.Parameter(0.5 * torch.log(1 - radius**2))
         self.input = nn.Linear(input_size, state_size, bias=False)  # B: rows of real, then imaginary parts
         nn.init.normal_(self.input.weight, std=(2 * input_size) ** -0.5)
+
+    @torch.no_grad()
+    def remember(self, horizon: float) -> None:
+        """|lambda| = exp(-1 / span) for spans of 10 to horizon steps (at least the usual 1,000), the phase at most one turn in a span."""
+        span = spread_spans(self.state_size // 2, 10.0, max(horizon, 1000.0)).to(self.nu)
+        self.nu.copy_(-span.log())
+        self.theta.copy_(torch.log(torch.rand_like(span) * 2 * math.pi / span + 1e-8))
+        self.log_gamma.copy_(0.5 * torch.log(-torch.expm1(-2 / span)))
 
     def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
         drive = self.input(x)

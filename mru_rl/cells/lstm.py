@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mru_rl.cells.base import state_before
+from mru_rl.cells.base import chrono_bias, state_before
 from mru_rl.cells.torch_rnn import TorchRNN
 from mru_rl.scan.dispatch import linear_scan
 
@@ -28,6 +28,13 @@ class LSTM(TorchRNN):
         if state_size % 2:
             raise ValueError(f"lstm keeps two numbers per unit, h and c: state_size must be even, got {state_size}")
         self.make_maps(state_size // 2, gates=4)  # rows: input, forget, candidate, output, as torch orders them
+
+    @torch.no_grad()
+    def remember(self, horizon: float) -> None:
+        """Chrono biases: the forget gate keeps, the input gate is as closed."""
+        u = self.readout_size
+        bias = chrono_bias(u, horizon).to(self.input.bias)
+        self.input.bias[:u], self.input.bias[u : 2 * u] = -bias, bias
 
     @property
     def readout_size(self) -> int:

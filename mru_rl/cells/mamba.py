@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mru_rl.cells.base import ScanCell
+from mru_rl.cells.base import ScanCell, spread_spans
 
 
 class Mamba(ScanCell):
@@ -45,6 +45,12 @@ class Mamba(ScanCell):
             nn.init.uniform_(self.delta.weight, -(rank**-0.5), rank**-0.5)
             dt = torch.empty(channels).uniform_(math.log(0.001), math.log(0.1)).exp()
             self.delta.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # softplus(bias) = dt
+
+    @torch.no_grad()
+    def remember(self, horizon: float) -> None:
+        """Delta = 1 / span at input 0, for spans of 10 to horizon steps (at least the usual 1,000)."""
+        dt = 1 / spread_spans(self.delta.out_features, 10.0, max(horizon, 1000.0)).to(self.delta.bias)
+        self.delta.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # softplus(bias) = dt
 
     @property
     def readout_size(self) -> int:

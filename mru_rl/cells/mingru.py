@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mru_rl.cells.base import ScanCell
+from mru_rl.cells.base import ScanCell, chrono_bias
 
 
 class MinGRU(ScanCell):
@@ -23,6 +23,11 @@ class MinGRU(ScanCell):
     def __init__(self, input_size: int, state_size: int, *, read_before_write: bool = True) -> None:
         super().__init__(input_size, state_size, read_before_write=read_before_write)
         self.input = nn.Linear(input_size, 2 * state_size)  # rows: gate, then candidate
+
+    @torch.no_grad()
+    def remember(self, horizon: float) -> None:
+        """Chrono biases on the gate, negated: it writes."""
+        self.input.bias[: self.state_size] = -chrono_bias(self.state_size, horizon).to(self.input.bias)
 
     def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
         gate, candidate = self.input(x).chunk(2, dim=-1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mru_rl.cells.base import ScanCell
+from mru_rl.cells.base import ScanCell, chrono_bias
 
 
 class MinLSTM(ScanCell):
@@ -23,6 +23,13 @@ class MinLSTM(ScanCell):
     def __init__(self, input_size: int, state_size: int, *, read_before_write: bool = True) -> None:
         super().__init__(input_size, state_size, read_before_write=read_before_write)
         self.input = nn.Linear(input_size, 3 * state_size)  # rows: candidate, forget, input
+
+    @torch.no_grad()
+    def remember(self, horizon: float) -> None:
+        """Chrono biases on f, negated on i: then f / (f + i) = sigmoid(bias) keeps."""
+        n = self.state_size
+        bias = chrono_bias(n, horizon).to(self.input.bias)
+        self.input.bias[n : 2 * n], self.input.bias[2 * n :] = bias, -bias
 
     def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
         candidate, forget, enter = self.input(x).chunk(3, dim=-1)

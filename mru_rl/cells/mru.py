@@ -52,6 +52,10 @@ class MRU(ScanCell):
         self.alpha = nn.Parameter(torch.ones(state_size))  # its size is the level: no exp, exports keep the bits
         self.reset_parameters(init_horizon)
 
+    def remember(self, horizon: float) -> None:
+        """Thresholds spread so that the write rates cover [1/2, 1/horizon]."""
+        self.reset_parameters(horizon)
+
     def reset_parameters(self, horizon: float) -> None:
         """Candidates of unit variance for inputs of unit variance; thresholds spread over units, never one constant."""
         n = self.state_size

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mru_rl.cells.base import ScanCell
+from mru_rl.cells.base import ScanCell, spread_spans
 
 
 class RGLRU(ScanCell):
@@ -32,6 +32,12 @@ class RGLRU(ScanCell):
         nn.init.zeros_(self.gate.bias)
         radius = (torch.rand(state_size) * (0.999**2 - 0.9**2) + 0.9**2).sqrt()
         self.decay = nn.Parameter(torch.log(torch.expm1(-torch.log(radius))))  # softplus(decay) = -log(radius)
+
+    @torch.no_grad()
+    def remember(self, horizon: float) -> None:
+        """exp(-4 softplus(Lambda)) = exp(-1 / span), a at an open half of the gate, for spans of 2 to horizon steps (at least the usual 250)."""
+        span = spread_spans(self.state_size, 2.0, max(horizon, 250.0)).to(self.decay)
+        self.decay.copy_(torch.log(torch.expm1(0.25 / span)))
 
     def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
         u = self.input(x)

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from mru_rl.cells.base import ScanCell
+from mru_rl.cells.base import ScanCell, spread_spans
 
 
 class S4D(ScanCell):
@@ -48,6 +48,13 @@ class S4D(ScanCell):
         self.log_decay = nn.Parameter(torch.full((channels, modes), math.log(0.5)))
         self.frequency = nn.Parameter(math.pi * torch.arange(modes).float().repeat(channels, 1))
         self.log_dt = nn.Parameter(torch.empty(channels, 1).uniform_(math.log(dt_min), math.log(dt_max)))
+
+    @torch.no_grad()
+    def remember(self, horizon: float) -> None:
+        """dt = 2 / span, since A's real part is -1/2, for spans of 20 to horizon steps (at least the usual 2,000)."""
+        self.log_dt.copy_(
+            (2 / spread_spans(self.log_dt.numel(), 20.0, max(horizon, 2000.0))).log().view_as(self.log_dt)
+        )
 
     def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
         u = self.input(x)

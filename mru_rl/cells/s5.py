@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from mru_rl.cells.base import ScanCell
+from mru_rl.cells.base import ScanCell, spread_spans
 from mru_rl.cells.s4d import zero_order_hold
 
 
@@ -44,6 +44,13 @@ class S5(ScanCell):
         self.log_dt = nn.Parameter(torch.empty(units).uniform_(math.log(dt_min), math.log(dt_max)))
         self.input = nn.Linear(input_size, state_size, bias=False)  # B: rows of real, then imaginary parts
         nn.init.normal_(self.input.weight, std=(2 * input_size) ** -0.5)
+
+    @torch.no_grad()
+    def remember(self, horizon: float) -> None:
+        """dt = 2 / span, since A's real part is -1/2, for spans of 20 to horizon steps (at least the usual 2,000)."""
+        self.log_dt.copy_(
+            (2 / spread_spans(self.log_dt.numel(), 20.0, max(horizon, 2000.0))).log().view_as(self.log_dt)
+        )
 
     def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
         drive = self.input(x)

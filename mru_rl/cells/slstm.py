@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mru_rl.cells.base import chrono_bias
 from mru_rl.cells.sequential import SequentialCell
 
 
@@ -38,6 +39,13 @@ class SLSTM(SequentialCell):
             nn.init.uniform_(parameter, -bound, bound)
         with torch.no_grad():
             self.input.bias[units : 2 * units] = torch.linspace(3.0, 6.0, units)  # forget slowly at first
+
+    @torch.no_grad()
+    def remember(self, horizon: float) -> None:
+        """Chrono biases: the forget gate keeps, the exponential input gate is as closed."""
+        u = self.readout_size
+        bias = chrono_bias(u, horizon).to(self.input.bias)
+        self.input.bias[:u], self.input.bias[u : 2 * u] = -bias, bias
 
     @property
     def readout_size(self) -> int:

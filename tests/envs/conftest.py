@@ -1,4 +1,4 @@
-"""What the env tests share: random actions for any action space."""
+"""What the env tests share: random actions for any action space, short episodes for tasks of any length."""
 
 from __future__ import annotations
 
@@ -24,3 +24,9 @@ def random_action():
         return low + unit * (high - low)
 
     return draw
+
+
+@pytest.fixture
+def short():
+    """Return a function from an id to options under which the long-horizon tasks end within a few steps."""
+    return lambda env_id: {"length": 7} if env_id.startswith("mru_rl/") else {}

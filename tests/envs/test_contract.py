@@ -14,7 +14,6 @@ from mru_rl.envs import BatchedEnv, list_ids, make
 from mru_rl.envs.encoding import leaves
 
 INPUTS = {"flatten": True, "previous_action": True, "start_flag": True, "previous_reward": True}
-OPTIONS = {"mru_rl/TMaze-v0": {"length": 7}}
 
 
 @pytest.fixture(params=list_ids())
@@ -23,8 +22,8 @@ def env_id(request):
 
 
 @pytest.fixture(params=[{}, INPUTS], ids=["raw", "inputs"])
-def options(request, env_id):
-    return OPTIONS.get(env_id, {}) | request.param
+def options(request, env_id, short):
+    return short(env_id) | request.param
 
 
 def tensors_of(env) -> list[torch.Tensor]:
@@ -77,8 +76,10 @@ def test_options_of_an_env_make_the_same_env_again(env_id, options):
     assert torch.equal(again.reset(), env.reset())
 
 
-def test_finished_rows_restart_in_the_same_step_and_final_obs_is_the_last_of_the_old_episode(env_id, random_action):
-    env = make(env_id, 4, **OPTIONS.get(env_id, {}))
+def test_finished_rows_restart_in_the_same_step_and_final_obs_is_the_last_of_the_old_episode(
+    env_id, short, random_action
+):
+    env = make(env_id, 4, **short(env_id))
     env.reset()
     late = torch.tensor([False, True, False, True])
     env.step(random_action(env))
@@ -104,8 +105,8 @@ def test_finished_rows_restart_in_the_same_step_and_final_obs_is_the_last_of_the
             env._reset(done)
 
 
-def test_partial_reset_touches_only_its_rows(env_id, random_action):
-    env = make(env_id, 5, **OPTIONS.get(env_id, {}))
+def test_partial_reset_touches_only_its_rows(env_id, short, random_action):
+    env = make(env_id, 5, **short(env_id))
     env.reset()
     trajectory(env, random_action, 3)
     before = env.state_dict()["tensors"]

@@ -18,11 +18,6 @@ from mru_rl.envs.gymnasium_adapter import GymnasiumVectorEnv, to_native
 from mru_rl.envs.vector import native_leaves
 
 INPUTS = {"flatten": True, "previous_action": True, "start_flag": True, "previous_reward": True}
-SHORT = {"length": 4}
-
-
-def options_of(env_id: str) -> dict:
-    return SHORT if env_id == "mru_rl/TMaze-v0" else {}
 
 
 def registered(env_id: str) -> str:
@@ -38,14 +33,14 @@ def leaves_of(space, value) -> list[list]:
 )
 @pytest.mark.parametrize("inputs", [{}, INPUTS], ids=["raw", "inputs"])
 @pytest.mark.parametrize("env_id", list_ids())
-def test_registered_env_passes_gymnasiums_checker(env_id, inputs):
-    check_env(gymnasium.make(registered(env_id), **options_of(env_id), **inputs).unwrapped)
+def test_registered_env_passes_gymnasiums_checker(env_id, inputs, short):
+    check_env(gymnasium.make(registered(env_id), **short(env_id), **inputs).unwrapped)
 
 
 @pytest.mark.parametrize("env_id", list_ids())
-def test_vector_env_equals_plain_stepping(env_id):
-    vector = as_gymnasium(make(env_id, 3, **options_of(env_id)))
-    plain = make(env_id, 3, seed=4, **options_of(env_id))
+def test_vector_env_equals_plain_stepping(env_id, short):
+    vector = as_gymnasium(make(env_id, 3, **short(env_id)))
+    plain = make(env_id, 3, seed=4, **short(env_id))
     space = vector.single_observation_space
     assert (space, vector.single_action_space, vector.num_envs) == (plain.observation_space, plain.action_space, 3)
     vector.action_space.seed(0)
@@ -70,10 +65,12 @@ def test_vector_env_equals_plain_stepping(env_id):
             assert [last is None for last in info["final_obs"]] == (~done).tolist()
 
 
-@pytest.mark.parametrize("env_id", [env_id for env_id in list_ids() if "Easy" in env_id or "TMaze" in env_id])
-def test_single_env_plays_the_episodes_of_a_batch_of_one(env_id):
-    single = gymnasium.make(registered(env_id), **options_of(env_id))
-    plain = make(env_id, 1, seed=9, **options_of(env_id))
+@pytest.mark.parametrize(
+    "env_id", [env_id for env_id in list_ids() if "Easy" in env_id or env_id.startswith("mru_rl/")]
+)
+def test_single_env_plays_the_episodes_of_a_batch_of_one(env_id, short):
+    single = gymnasium.make(registered(env_id), **short(env_id))
+    plain = make(env_id, 1, seed=9, **short(env_id))
     space = single.observation_space
     single.action_space.seed(0)
     (obs, _), want = single.reset(seed=9), plain.reset()

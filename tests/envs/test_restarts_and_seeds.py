@@ -7,7 +7,6 @@ import torch
 
 from mru_rl.envs import list_ids, make
 
-OPTIONS = {"mru_rl/TMaze-v0": {"length": 7}}
 INPUTS = {"flatten": True, "previous_action": True, "start_flag": True, "previous_reward": True}
 CASES = [(env_id, {}) for env_id in list_ids()] + [
     ("CartPole-v1", {}),
@@ -17,8 +16,8 @@ CASES = [(env_id, {}) for env_id in list_ids()] + [
 
 @pytest.mark.parametrize("inputs", [{}, INPUTS], ids=["raw", "inputs"])
 @pytest.mark.parametrize(("env_id", "options"), CASES)
-def test_reseed_makes_what_follows_the_next_reset_that_of_a_new_env(env_id, options, inputs, random_action):
-    options = OPTIONS.get(env_id, {}) | options | inputs
+def test_reseed_makes_what_follows_the_next_reset_that_of_a_new_env(env_id, options, inputs, short, random_action):
+    options = short(env_id) | options | inputs
     used, fresh = make(env_id, 5, seed=1, **options), make(env_id, 5, seed=2, **options)
     used.reset()
     used.step(random_action(used))
@@ -31,8 +30,8 @@ def test_reseed_makes_what_follows_the_next_reset_that_of_a_new_env(env_id, opti
 
 @pytest.mark.parametrize("inputs", [{}, INPUTS], ids=["raw", "inputs"])
 @pytest.mark.parametrize(("env_id", "options"), CASES)
-def test_reset_rows_restarts_these_rows_and_no_others(env_id, options, inputs, random_action):
-    options = OPTIONS.get(env_id, {}) | options | inputs
+def test_reset_rows_restarts_these_rows_and_no_others(env_id, options, inputs, short, random_action):
+    options = short(env_id) | options | inputs
     env = make(env_id, 4, **options)
     first = env.reset()
     env.step(random_action(env))

@@ -17,11 +17,6 @@ with warnings.catch_warnings():  # torchrl 0.14 warns of its own classes while i
     from torchrl.collectors import Collector
 
 INPUTS = {"flatten": True, "previous_action": True, "start_flag": True, "previous_reward": True}
-SHORT = {"length": 4}
-
-
-def options_of(env_id: str) -> dict:
-    return SHORT if env_id == "mru_rl/TMaze-v0" else {}
 
 
 def steps_of(env_id: str) -> int:
@@ -54,13 +49,13 @@ def assert_rollout_equals_plain_stepping(rollout, plain) -> None:
 
 @pytest.mark.parametrize("inputs", [{}, INPUTS], ids=["raw", "inputs"])
 @pytest.mark.parametrize("env_id", list_ids())
-def test_specs_pass_torchrls_checker(env_id, inputs):
-    check_env_specs(as_torchrl(make(env_id, 3, **options_of(env_id), **inputs)))
+def test_specs_pass_torchrls_checker(env_id, inputs, short):
+    check_env_specs(as_torchrl(make(env_id, 3, **short(env_id), **inputs)))
 
 
 @pytest.mark.parametrize("env_id", list_ids())
-def test_rollout_equals_plain_stepping_key_by_key(env_id):
-    env, plain = (make(env_id, 3, seed=5, **options_of(env_id)) for _ in range(2))
+def test_rollout_equals_plain_stepping_key_by_key(env_id, short):
+    env, plain = (make(env_id, 3, seed=5, **short(env_id)) for _ in range(2))
     rollout = as_torchrl(env).rollout(steps_of(env_id), break_when_any_done=False)
     assert rollout.shape == (3, steps_of(env_id))
     assert_rollout_equals_plain_stepping(rollout, plain)

@@ -1,0 +1,317 @@
+"""A benchmark as a grid of jobs over cores and seeds: searched, run side by side, stopped and continued at will.
+
+The folder of a benchmark holds benchmark.json (what was asked), results.jsonl (a line per finished job, with its
+provenance), running/ (runs not finished yet, taken up where a kill left them), and at the end a table, a plot, report.html.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from mru_rl.agents.bench.jobs import Job, Point, run_job, running_dir
+from mru_rl.agents.bench.workers import do_all
+from mru_rl.agents.progress import duration
+from mru_rl.agents.runs import provenance, write_json
+from mru_rl.blocks.budget import count_parameters, state_size_for_parameters
+from mru_rl.blocks.core import make_core
+from mru_rl.envs import AgentInput, make
+
+SEARCH_SEED = 1000
+"""Seeds from here on choose settings; reported seeds count from 0."""
+REFERENCE_CORE = "bmru"
+"""Whose parameters all cores get with --equal parameters."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One env to train on: its place on the axis, its options, its budget, and where the agent is evaluated."""
+
+    x: float
+    env: str
+    env_kwargs: dict[str, Any]
+    steps: int
+    points: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A question, and the grid that answers it."""
+
+    name: str
+    title: str
+    question: str
+    measure: str
+    """success_rate, score or return_mean of an evaluation"""
+    axis: dict[str, Any]
+    chance: float | None
+    variants: tuple[Variant, ...]
+    cores: tuple[str, ...]
+    seeds: int
+    trials: int
+    search_seeds: int
+    preset: str
+    hidden_size: int = 64
+    state_size: int = 64
+    equal: str = "state"
+    settings: Mapping[str, Any] | None = None
+    """fields of PPOConfig for every job, before those of a trial"""
+
+
+def trials_for(horizon: int) -> list[tuple[str, dict[str, Any]]]:
+    """The settings every core is searched over, the same for all, for an env of that horizon; the first is the default.
+
+    long: the start for long memories in place of the published one; a memory recurrent unit then starts from thresholds
+    spread without a batch instead of from a warm-up.
+    """
+    entropy = 10 * min(0.01, 1 / horizon)
+    long = {"initialisation": "long", "warm_up": False}
+    return [
+        ("default", {}),
+        ("long", long),
+        ("slow", {"learning_rate": 3e-4}),
+        ("long-slow-entropy", {**long, "learning_rate": 3e-4, "entropy": entropy}),
+    ]
+
+
+def run_benchmark(benchmark: Benchmark, folder: Path, workers: int, command: str) -> list[str]:
+    """Run what is missing of a benchmark, then write its tables; returns the errors of jobs that failed.
+
+    Raises ValueError where the folder holds another benchmark or another process is at work in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with alone_in(folder):
+        _check_name(benchmark, folder)
+        write_json(folder / "benchmark.json", header(benchmark, command))
+        store = Store(folder)
+        errors = run_shown(store, search_jobs(benchmark), workers)
+        chosen = choose(benchmark, store.results)
+        write_json(folder / "benchmark.json", header(benchmark, command) | {"chosen": chosen})
+        errors += run_shown(store, final_jobs(benchmark, chosen), workers)
+    return errors
+
+
+def search_jobs(benchmark: Benchmark) -> list[Job]:
+    """Every trial of every core on the first variant, on seeds that are not reported."""
+    if benchmark.trials < 2:
+        return []
+    variant = benchmark.variants[0]
+    return [
+        _job(benchmark, "search", core, variant, name, settings, SEARCH_SEED + seed, variant.points[:1])
+        for core in benchmark.cores
+        for name, settings in _trials(benchmark)
+        for seed in range(benchmark.search_seeds)
+    ]
+
+
+def final_jobs(benchmark: Benchmark, chosen: Mapping[str, str]) -> list[Job]:
+    """Every core with its chosen setting on every variant and reported seed."""
+    settings = dict(_trials(benchmark))
+    return [
+        _job(benchmark, "final", core, variant, chosen[core], settings[chosen[core]], seed, variant.points)
+        for variant in benchmark.variants
+        for seed in range(benchmark.seeds)
+        for core in benchmark.cores
+    ]
+
+
+def choose(benchmark: Benchmark, results: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The setting of each core: the best measure where it was trained, then the higher learning curve, then the order."""
+    names = [name for name, _ in _trials(benchmark)]
+    keys = {job.key for job in search_jobs(benchmark)}
+    chosen = {}
+    for core in benchmark.cores:
+        values = {}
+        for name in names:
+            mine = [r for r in results if r["key"] in keys and r["core"] == core and r["setting_name"] == name]
+            if mine:
+                measure = sum(r["evaluations"][0][benchmark.measure] for r in mine) / len(mine)
+                values[name] = (round(measure, 2), sum(map(_height, mine)) / len(mine))
+        chosen[core] = max(values, key=values.__getitem__) if values else names[0]
+    return chosen
+
+
+def _height(result: Mapping[str, Any]) -> float:
+    """Mean of the learning curve: how early it rose."""
+    returns = [value for value in result["curve"].get("return_mean", []) if value is not None]
+    return sum(returns) / max(len(returns), 1)
+
+
+def _trials(benchmark: Benchmark) -> list[tuple[str, dict[str, Any]]]:
+    variant = benchmark.variants[0]
+    with make(variant.env, 1, **variant.env_kwargs) as env:
+        return trials_for(env.horizon or 1000)[: benchmark.trials]
+
+
+def _job(
+    benchmark: Benchmark, phase: str, core: str, variant: Variant, name: str, settings: Mapping[str, Any], seed: int,
+    points: tuple[Point, ...],
+) -> Job:  # fmt: skip
+    size = {"hidden_size": benchmark.hidden_size, "state_size": _state_size(benchmark, core, variant)}
+    return Job(
+        phase, core, variant.env, variant.env_kwargs, variant.x, seed, variant.steps, name,
+        {**size, **(benchmark.settings or {}), **settings}, points, core,
+    )  # fmt: skip
+
+
+def _state_size(benchmark: Benchmark, core: str, variant: Variant) -> int:
+    """Equal for all cores, or such that all have the parameters of REFERENCE_CORE."""
+    if benchmark.equal == "state":
+        return benchmark.state_size
+    with make(variant.env, 1, **variant.env_kwargs) as env:
+        inputs = AgentInput(env, flatten=True, previous_action=not env.open_loop, start_flag=True).obs_size
+    width = benchmark.hidden_size
+    wanted = count_parameters(make_core(REFERENCE_CORE, inputs, width, state_size=benchmark.state_size))
+    try:
+        return state_size_for_parameters(core, inputs, width, wanted)
+    except ValueError:  # no state to size, as in an mlp
+        return benchmark.state_size
+
+
+class Store:
+    """The finished jobs of a folder: results.jsonl, read at the start, a line added as soon as a job is done."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.file = folder, folder / "results.jsonl"
+        self.results = read_results(self.file)
+
+    def of(self, jobs: Sequence[Job]) -> list[dict[str, Any]]:
+        """The results of those of the jobs that are finished."""
+        keys = {job.key for job in jobs}
+        return [result for result in self.results if result["key"] in keys]
+
+    def run(
+        self, jobs: Sequence[Job], workers: int, tick: Callable[[list[Job]], None], say: Callable[[str], None]
+    ) -> list[str]:
+        """Do the jobs that are not finished yet; returns what went wrong with those that failed.
+
+        tick: called about once a second with the jobs being done; say: called with a line per finished job.
+        """
+        finished = {result["key"] for result in self.results}
+        missing = [job for job in jobs if job.key not in finished]
+        kept, errors, started = len(jobs) - len(missing), [], time.monotonic()
+        work = partial(run_job, folder=self.folder)
+        for done, (job, result, error) in enumerate(do_all(missing, work, workers, tick), start=1):
+            head = f"[{kept + done} of {len(jobs)}] {job.label}: "
+            if error is not None:
+                errors.append(f"{job.label}: {error}")
+                say(head + f"failed, {error.strip().splitlines()[-1]}")
+                continue
+            self._keep(result | {"provenance": provenance("cpu") | {"seed": job.seed}})
+            shutil.rmtree(running_dir(self.folder, job), ignore_errors=True)
+            left = (time.monotonic() - started) / done * (len(missing) - done)
+            point = result["evaluations"][0]
+            value = point["return_mean"] if point["success_rate"] is None else point["success_rate"]
+            what = "return" if point["success_rate"] is None else "success"
+            say(head + f"{what} {value:.3f} at x={point['x']:g}, {result['seconds']:.0f} s, {duration(left)} left")
+        with contextlib.suppress(OSError):  # runs of jobs that failed are kept
+            (self.folder / "running").rmdir()
+        return errors
+
+    def _keep(self, result: dict[str, Any]) -> None:
+        with self.file.open("a") as file:
+            file.write(json.dumps(result) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.results.append(result)
+
+
+def run_shown(store: Store, jobs: Sequence[Job], workers: int) -> list[str]:
+    """Store.run with a live table of the rows in a terminal and a line per finished job on stderr everywhere."""
+    console = Console(stderr=True)
+    with Live(console=console, transient=True, refresh_per_second=2) as live:
+
+        def tick(running: list[Job]) -> None:
+            if console.is_terminal:
+                live.update(_table(store, jobs, running))
+
+        return store.run(jobs, workers, tick, lambda line: console.print(line, highlight=False, soft_wrap=True))
+
+
+def _table(store: Store, jobs: Sequence[Job], running: Sequence[Job]) -> Table:
+    """Finished returns of every row, and how far the running jobs are."""
+    results = store.of(jobs)
+    table = Table("", "finished", "return, last ones", "running", box=None)
+    for row in dict.fromkeys(job.row for job in jobs):
+        values = [f"{r['evaluations'][0]['return_mean']:.2f}" for r in results if r["row"] == row]
+        now = [_progress(store.folder, job) for job in running if job.row == row]
+        total = sum(job.row == row for job in jobs)
+        table.add_row(row, f"{len(values)} of {total}", " ".join(values[-8:]), ", ".join(now))
+    return table
+
+
+def _progress(folder: Path, job: Job) -> str:
+    """Share of a running job and its last return, read from its metrics."""
+    file = running_dir(folder, job) / "metrics.jsonl"
+    lines = file.read_text().split("\n")[:-1] if file.is_file() else []
+    if not lines:
+        return f"seed {job.seed} starting"
+    last = json.loads(lines[-1])
+    shown = f" {last['return_mean']:.2f}" if "return_mean" in last else ""
+    return f"seed {job.seed} {100 * last['steps'] / job.steps:.0f}%{shown}"
+
+
+def read_results(file: Path) -> list[dict[str, Any]]:
+    """The finished jobs in a results.jsonl; a last line that a kill cut short is removed from the file."""
+    if not file.is_file():
+        return []
+    text = file.read_text()
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        with file.open("r+") as opened:
+            opened.truncate(len(whole.encode()))
+    return [json.loads(line) for line in whole.splitlines()]
+
+
+def _check_name(benchmark: Benchmark, folder: Path) -> None:
+    """A folder keeps one benchmark, whose cores and seeds may grow."""
+    path = folder / "benchmark.json"
+    name = json.loads(path.read_text())["benchmark"] if path.is_file() else benchmark.name
+    if name != benchmark.name:
+        raise ValueError(f"{folder} holds the benchmark {name!r}, not {benchmark.name!r}; give another --out")
+
+
+def header(benchmark: Benchmark, command: str) -> dict[str, Any]:
+    """What benchmark.json says of a benchmark."""
+    return {
+        "benchmark": benchmark.name, "title": benchmark.title, "question": benchmark.question, "command": command,
+        "preset": benchmark.preset, "cores": list(benchmark.cores), "seeds": list(range(benchmark.seeds)),
+        "equal": benchmark.equal, "measure": benchmark.measure, "axis": benchmark.axis, "chance": benchmark.chance,
+        "search": {"trials": benchmark.trials, "seeds": [SEARCH_SEED + i for i in range(benchmark.search_seeds)]},
+    }  # fmt: skip
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold the folder alone; the lock falls with the process, however that ends."""
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another benchmark is at work in {folder}; wait for it, or give another --out") from None
+        yield
+    (folder / ".lock").unlink(missing_ok=True)
+
+
+def report_errors(errors: Sequence[str]) -> None:
+    """Say on stderr which jobs failed and leave with status 1."""
+    if errors:
+        print(
+            f"mru-rl: {len(errors)} job(s) failed; the same command tries them again\n" + "\n".join(errors),
+            file=sys.stderr,
+        )
+        raise SystemExit(1)

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import pytest
+
+from mru_rl.agents import train
+from mru_rl.agents.curriculum import Curriculum, at_level, split_curriculum
+from mru_rl.agents.evaluate import evaluate_run, load_config, params_sha256
+from mru_rl.agents.runs import Run
+
+TMAZE = {"env": "mru_rl/TMaze-v0", "env_kwargs": {"length": "2..12", "noise": 0.0}}
+
+
+def test_levels_double_and_end_at_the_far_end():
+    curriculum = split_curriculum({"length": "10..100", "noise": 0.5})
+    assert curriculum == Curriculum("length", 10, 100)
+    levels = [curriculum.first]
+    while levels[-1] != curriculum.last:
+        levels.append(curriculum.after(levels[-1]))
+    assert levels == [10, 20, 40, 80, 100]
+    assert curriculum.after(100) == 100
+
+
+def test_options_at_a_level_and_at_the_far_end():
+    assert at_level({"length": "10..100", "noise": 0.5}, 40) == {"length": 40, "noise": 0.5}
+    assert at_level({"length": "10..100"}) == {"length": 100}
+    assert at_level({"length": 7}) == {"length": 7}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"length": "100..10"}, r"rises from 1 or more, got length=100\.\.10; try length=10\.\.1000"),
+        ({"length": "0..10"}, "rises from 1 or more, got length="),
+        ({"length": "1..10", "noise": "1..2"}, "one env option can be a range, got length, noise"),
+    ],
+)
+def test_ranges_that_make_no_curriculum_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        split_curriculum(options)
+
+
+def test_an_env_without_a_success_takes_no_curriculum(small):
+    with pytest.raises(ValueError, match=r"names a success, Pendulum-v1 does not"):
+        train.Trainer(small(env="Pendulum-v1", env_kwargs={"max_episode_steps": "10..20"}))
+
+
+def test_a_run_climbs_its_curriculum_and_is_evaluated_at_the_far_end(small):
+    run, trainer = train.start(small(**TMAZE, steps=40_000, num_envs=32, hidden_size=32, segment=26, epochs=4))
+    train.run_to_end(run, trainer)
+    levels = [record["level"] for record in run.metrics()]
+    assert levels == sorted(levels)
+    assert trainer.level == 12
+    result = evaluate_run(run, episodes=64, env_kwargs={}, seed=5, sample=False)
+    assert result["length_mean"] == 13
+    assert result["success_rate"] >= 0.95  # chance is 0.5
+
+
+def test_a_run_resumed_in_the_middle_of_its_curriculum_ends_with_the_same_parameters(small):
+    settings = {**TMAZE, "steps": 30_000, "num_envs": 32, "hidden_size": 32, "segment": 26}
+    whole_run, whole = train.start(small("whole", **settings))
+    train.run_to_end(whole_run, whole)
+    run, trainer = train.start(small("cut", **settings))
+    while trainer.level == 2:
+        trainer.update()
+    train._save(run, trainer)
+    resumed, restored = train.resume(Run.open(run.path), load_config(run))
+    assert restored
+    assert resumed.level == trainer.level > 2
+    train.run_to_end(run, resumed)
+    assert params_sha256(resumed.policy) == params_sha256(whole.policy)
