@@ -17,7 +17,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Axis:
-    """What evaluations vary: an env option, and the value agents were trained on where there is one."""
+    """What evaluations vary: an env option, and the value agents were trained on where there is one. An axis named id
+    numbers tasks, which have no order: a benchmark is read as having none."""
 
     name: str
     label: str
@@ -51,6 +52,8 @@ class Job:
     setting_name: str
     parameters: int
     state_size: int
+    row: str = ""
+    """the line of the tables it belongs to; the core where not given"""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     curve: dict[str, list[float | None]] = field(default_factory=dict)
@@ -61,6 +64,9 @@ class Job:
     inspect: str | None = None
     """path of the picture of an episode, relative to the benchmark directory"""
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "row", self.row or self.core)
 
     @property
     def task(self) -> str:
@@ -88,7 +94,8 @@ class Benchmark:
 
     @property
     def finals(self) -> list[Job]:
-        return [job for job in self.jobs if job.phase == "final"]
+        """The reported runs; of several for one row, task and seed, as after a change of budget, the latest."""
+        return list({(job.row, job.task, job.seed): job for job in self.jobs if job.phase == "final"}.values())
 
     @property
     def trials(self) -> list[Job]:
@@ -115,6 +122,8 @@ def read_benchmark(path: Path) -> Benchmark:
     except json.JSONDecodeError as error:
         raise ValueError(f"{source} is not valid JSON: {error}") from None
     benchmark = dataclasses.replace(build(Benchmark, values, str(source)), path=path, jobs=read_jobs(path))
+    if benchmark.axis is not None and benchmark.axis.name == "id":
+        benchmark = dataclasses.replace(benchmark, axis=None)
     for job in benchmark.jobs:
         for evaluation in job.evaluations:
             _check_measured(benchmark, job, evaluation)

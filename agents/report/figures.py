@@ -11,15 +11,15 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from scipy.optimize import isotonic_regression
 
 from mru_rl.agents.bench.statistics import Estimate, iqm
-from mru_rl.agents.report.data import MEASURES, Benchmark, Job
+from mru_rl.agents.report.data import MEASURES, Axis, Benchmark, Job
 from mru_rl.agents.report.palette import Look
 from mru_rl.agents.report.summary import Place, number, results
 
-INK, PALE = "#222222", "#d9d9d9"
+INK, GREY = "#222222", "#666666"
 POINTS = 200  # of a learning curve, at most
 CURVES = MEASURES | {"write_rate": "write rate"}
 _STYLE = {
@@ -62,9 +62,9 @@ def data_uri(content: bytes, kind: str) -> str:
 
 
 def main_picture(benchmark: Benchmark, table: dict[str, dict[Place, Estimate]], looks: dict[str, Look]) -> Picture:
-    """The answer at a glance: the measure against the axis, or, without an axis, one interval per core."""
+    """The answer at a glance: the measure against the axis, or, where there is one place only, an interval per core."""
     measure = MEASURES[benchmark.measure]
-    if benchmark.axis is None:
+    if benchmark.axis is None or len({place for known in table.values() for place in known}) == 1:
         return Picture(
             lambda narrow: _intervals(benchmark, table, looks, narrow), f"{measure} of every core with its interval"
         )
@@ -110,68 +110,64 @@ def _against_axis(
     benchmark: Benchmark, table: dict[str, dict[Place, Estimate]], looks: dict[str, Look], narrow: bool
 ) -> Figure:
     assert benchmark.axis is not None
-    rows = -(-len(table) // 2) if narrow else 0
+    rows = -(-(len(table) + 1) // 2) if narrow else 0
     figure = Figure(figsize=(4.2, 3.4 + 0.2 * rows) if narrow else (9, 4.6), layout="constrained")
     axis = figure.subplots()
-    for core, known in table.items():
-        look = looks[core]
+    widths = np.linspace(2.8, 1.4, len(table))  # lines that coincide stay to be seen
+    ends: dict[str, tuple[float, float, str]] = {}
+    for (core, known), width in zip(table.items(), widths, strict=True):
+        colour, marker, dash = looks[core]
         x = np.array([place.x for place in known], dtype=float)
-        axis.fill_between(
-            x,
-            [e.low for e in known.values()],
-            [e.high for e in known.values()],
-            color=look.colour,
-            alpha=0.14,
-            linewidth=0,
-        )
-        axis.plot(
-            x,
-            [e.point for e in known.values()],
-            look.dash,
-            color=look.colour,
-            marker=look.marker,
-            markersize=4.5,
-            label=core,
-        )
-    if benchmark.axis.log:
-        axis.set_xscale("log")
-        axis.xaxis.set_major_locator(LogLocator(numticks=5 if narrow else 9))
-        axis.xaxis.set_minor_locator(NullLocator())
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: number(x)))
-    axis.set_xlabel(benchmark.axis.label)
+        point, low, high, _ = np.array(list(known.values())).T
+        axis.fill_between(x, low, high, color=colour, alpha=0.14, linewidth=0)
+        axis.plot(x, point, dash, color=colour, linewidth=width, marker=marker, markersize=3 + width, label=core)
+        ends[core] = (x[-1], point[-1], colour)
+    _x_axis(
+        axis, benchmark.axis, sorted({place.x for known in table.values() for place in known if place.x is not None})
+    )
     axis.set_ylabel(f"{MEASURES[benchmark.measure]}, IQM over seeds")
     axis.margins(x=0.04, y=0.07)
-    _mark(axis, benchmark.chance, benchmark.axis.trained)
+    if benchmark.chance is not None:
+        axis.axhline(benchmark.chance, color=GREY, linestyle=(0, (5, 3)), linewidth=1, label="chance")
+        ends["chance"] = (axis.get_xlim()[1], benchmark.chance, GREY)
     if narrow:
         figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     else:
-        _label_ends(axis, table, looks)
+        _label_ends(axis, ends)
     return figure
 
 
-def _mark(axis: Any, chance: float | None, trained: float | None) -> None:
-    """Chance as a dashed line, the x that agents were trained on as a dotted one."""
-    words = {"textcoords": "offset points", "fontsize": 8, "color": "#666666"}
-    if chance is not None:
-        axis.axhline(chance, color="#666666", linestyle="--", linewidth=1)
-        axis.annotate("chance", (0, chance), (3, -8), xycoords=("axes fraction", "data"), va="top", **words)
-    if trained is not None:
-        axis.axvline(trained, color="#666666", linestyle=":", linewidth=1)
-        axis.annotate("trained", (trained, 1), (0, 2), xycoords=("data", "axes fraction"), ha="center", **words)
-
-
-def _label_ends(axis: Any, table: dict[str, dict[Place, Estimate]], looks: dict[str, Look]) -> None:
-    """Core names at the right ends of their lines, moved apart where they would overlap."""
-    low, high = axis.get_ylim()
-    ends = {core: list(known.items())[-1] for core, known in table.items()}
-    wanted = [(found.point - low) / (high - low) for _, found in ends.values()]
-    placed = spread(wanted, gap=min(0.052, 1 / max(len(ends) - 1, 1)))
-    placed += max(0, -placed.min()) - max(0, placed.max() - 1)  # inside the axes
-    for (core, (place, found)), y in zip(ends.items(), placed, strict=True):
+def _x_axis(axis: Any, described: Axis, xs: list[float]) -> None:
+    """Scale, ticks and label; ticks stand where agents were evaluated, a dotted line where they were trained."""
+    positive = [x for x in xs if x > 0]
+    wide = len(positive) > 1 and positive[-1] >= 10 * positive[0]
+    if described.log:
+        axis.set_xscale("log")
+    elif wide and len(positive) < len(xs):
+        axis.set_xscale("symlog", linthresh=positive[0])  # 0 has a place beside 1, 10, 100
+    if len(xs) <= 7 and wide:
+        axis.xaxis.set_major_locator(FixedLocator(xs))
+        axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: number(x)))
+    axis.set_xlabel(described.label)
+    if described.trained is not None:
+        axis.axvline(described.trained, color=GREY, linestyle=":", linewidth=1)
         axis.annotate(
-            core, (place.x, found.point), xytext=(1.025, y), textcoords="axes fraction", va="center", color=looks[core].colour,
-            arrowprops={"arrowstyle": "-", "color": looks[core].colour, "linewidth": 0.6, "alpha": 0.5, "shrinkA": 1, "shrinkB": 3},
+            "trained", (described.trained, 1), (0, 2), xycoords=("data", "axes fraction"), textcoords="offset points",
+            ha="center", fontsize=8, color=GREY,
         )  # fmt: skip
+
+
+def _label_ends(axis: Any, ends: dict[str, tuple[float, float, str]]) -> None:
+    """Names at the right ends (x, y, colour) of lines, moved apart where they would overlap."""
+    low, high = axis.get_ylim()
+    placed = spread([(y - low) / (high - low) for _, y, _ in ends.values()], gap=min(0.052, 1 / max(len(ends) - 1, 1)))
+    placed += max(0, -placed.min()) - max(0, placed.max() - 1)  # inside the axes
+    for (name, (x, y, colour)), height in zip(ends.items(), placed, strict=True):
+        leader = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.5, "shrinkA": 1, "shrinkB": 3}
+        axis.annotate(
+            name, (x, y), (1.025, height), textcoords="axes fraction", va="center", color=colour, arrowprops=leader
+        )
 
 
 def _intervals(
@@ -191,7 +187,7 @@ def _intervals(
     axis.grid(visible=False, axis="y")
     axis.set_xlabel(f"{MEASURES[benchmark.measure]}: IQM, 95% interval, and every run as a tick")
     if benchmark.chance is not None:
-        axis.axvline(benchmark.chance, color="#666666", linestyle="--", linewidth=1)
+        axis.axvline(benchmark.chance, color=GREY, linestyle="--", linewidth=1)
     return figure
 
 

@@ -56,7 +56,7 @@ def render(directory: Path) -> str:
         for source in found
         for core in (source.cores if isinstance(source, Benchmark) else [source.config()["core"]])
     ]
-    palette = looks(cores + [job.core for source in found if isinstance(source, Benchmark) for job in source.jobs])
+    palette = looks(cores + [job.row for source in found if isinstance(source, Benchmark) for job in source.jobs])
     sections = [
         benchmark_section(source, palette) if isinstance(source, Benchmark) else run_section(source, palette)
         for source in found
@@ -85,11 +85,11 @@ def benchmark_section(benchmark: Benchmark, palette: dict[str, Any]) -> dict[str
         "curves": _curves(benchmark, palette),
         "trials": [
             {"job": job, "settings": _settings(job), "results": _evaluations(benchmark, job), "chosen": is_chosen(benchmark, job),
-             "look": palette[job.core]}
+             "look": palette[job.row]}
             for job in benchmark.trials
         ],
         "episodes": [
-            {"caption": f"{job.core}, seed {job.seed}, {job.task}", "source": _inlined(benchmark.path, job.inspect)}
+            {"caption": f"{job.row}, seed {job.seed}, {job.task}", "source": _inlined(benchmark.path, job.inspect)}
             for job in benchmark.finals if job.inspect
         ],
         "origins": _origins(benchmark.jobs),
@@ -115,7 +115,7 @@ def run_section(run: Run, palette: dict[str, Any]) -> dict[str, Any]:
         "title": f"{config['core']} on {job.task}, seed {config['seed']}",
         "headline": f"{steps}: {', '.join(told)} over the last 100 episodes, actions sampled." if told else f"{steps}.",
         "curves": [
-            _picture(curve_picture(job.task, {job.core: [job]}, name, palette))
+            _picture(curve_picture(job.task, {job.row: [job]}, name, palette))
             for name in ("return_mean", "success_rate", "write_rate") if any(v is not None for v in job.curve[name])
         ],
         "metrics": [(name, _figures(value), GLOSSARY.get(name, "")) for name, value in last.items()],
@@ -129,7 +129,7 @@ def _rows(benchmark: Benchmark, table: dict[str, dict[Place, Any]], palette: dic
     best = {place: leaders(table, place) for place in places(benchmark)}
     rows = []
     for core, known in table.items():
-        finals = [job for job in benchmark.finals if job.core == core]
+        finals = [job for job in benchmark.finals if job.row == core]
         cells = []
         for place in places(benchmark):
             runs = results(benchmark, core, place)
@@ -160,7 +160,7 @@ def _curves(benchmark: Benchmark, palette: dict[str, Any]) -> list[dict[str, Any
             by_core: dict[str, list[Job]] = defaultdict(list)
             for job in jobs:
                 if name in job.curve:
-                    by_core[job.core].append(job)
+                    by_core[job.row].append(job)
             if by_core:
                 pictures.append(_picture(curve_picture(task, by_core, name, palette)))
         if pictures:

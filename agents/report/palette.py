@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 # Okabe and Ito's colours without the yellow, which is too pale for lines on white
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00", "#8A8A8A"]
-MARKERS, DASHES = ["o", "s", "^"], ["-", "--", ":"]
+MARKERS = ["o", "s", "^", "D", "v", "P", "X", "p"]
+DASHES = ["-", "--", ":"]
 USUAL = ["bmru", "bmru+mingru", "gru", "mingru", "mlp", "lru", "lstm"]
 """Cores that are compared most keep their look from page to page."""
 
@@ -24,10 +25,9 @@ class Look(NamedTuple):
 def looks(cores: Iterable[str]) -> dict[str, Look]:
     """A look for every core: the usual ones have their own, the others take what is left, in order.
 
-    Where colours run out, they come again with another marker and dash.
+    Where colours run out, they come again with another dash.
     """
-    rounds = zip(MARKERS, DASHES, strict=True)
-    every = [Look(colour, marker, dash) for (marker, dash), colour in itertools.product(rounds, COLOURS)]
+    every = [Look(*shown, dash) for dash, shown in itertools.product(DASHES, zip(COLOURS, MARKERS, strict=True))]
     cores = list(dict.fromkeys(cores))
     found = {core: every[USUAL.index(core)] for core in cores if core in USUAL}
     left = itertools.cycle([look for look in every if look not in found.values()])

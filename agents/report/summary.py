@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mru_rl.agents.bench.statistics import Estimate, iqm_interval
-from mru_rl.agents.report.data import MEASURES, Benchmark, Job, unique
+from mru_rl.agents.report.data import MEASURES, Benchmark, Evaluation, Job, unique
 
 
 class Place(NamedTuple):
@@ -37,15 +37,21 @@ def places(benchmark: Benchmark) -> list[Place]:
     return every + [Place(task, task=task) for task in tasks]
 
 
+def evaluations(benchmark: Benchmark, place: Place) -> list[tuple[Job, Evaluation]]:
+    """The evaluations of final runs there."""
+    return [
+        (job, evaluation) for job in benchmark.finals if place.task in (None, job.task)
+        for evaluation in job.evaluations if place.x in (None, evaluation.x)
+    ]  # fmt: skip
+
+
 def results(benchmark: Benchmark, core: str, place: Place) -> list[Result]:
-    """What each final run of a core scored there, by task and seed."""
-    found = []
-    for job in benchmark.finals:
-        if job.core == core and place.task in (None, job.task):
-            values = [benchmark.value(e) for e in job.evaluations if place.x is None or e.x == place.x]
-            if values:
-                found.append(Result(job.task, job.seed, float(np.mean(values))))
-    return sorted(found)
+    """What each final run of a core scored there, by task and seed; the mean where it was evaluated more than once."""
+    values: dict[tuple[str, int], list[float]] = defaultdict(list)
+    for job, evaluation in evaluations(benchmark, place):
+        if job.row == core:
+            values[job.task, job.seed].append(benchmark.value(evaluation))
+    return sorted(Result(task, seed, float(np.mean(found))) for (task, seed), found in values.items())
 
 
 def estimate(benchmark: Benchmark, core: str, place: Place) -> Estimate | None:
@@ -60,7 +66,7 @@ def estimates(benchmark: Benchmark) -> dict[str, dict[Place, Estimate]]:
     """Per core, in the order of benchmark.json, what is known at every place; cores without a final run are left out."""
     columns = places(benchmark)
     table = {}
-    for core in unique([*benchmark.cores, *(job.core for job in benchmark.finals)]):
+    for core in unique([*benchmark.cores, *(job.row for job in benchmark.finals)]):
         known = {place: found for place in columns if (found := estimate(benchmark, core, place)) is not None}
         if known:
             table[core] = known
@@ -75,14 +81,13 @@ def leaders(table: dict[str, dict[Place, Estimate]], place: Place) -> list[str]:
 
 def chosen_settings(benchmark: Benchmark, core: str) -> list[str]:
     """Names of the settings a core's final runs use."""
-    return unique(job.setting_name for job in benchmark.finals if job.core == core)
+    return unique(job.setting_name for job in benchmark.finals if job.row == core)
 
 
 def is_chosen(benchmark: Benchmark, trial: Job) -> bool:
     """Whether the final runs of the trial's core and task use its settings."""
     return any(
-        (job.core, job.task, job.setting_name) == (trial.core, trial.task, trial.setting_name)
-        for job in benchmark.finals
+        (job.row, job.task, job.setting_name) == (trial.row, trial.task, trial.setting_name) for job in benchmark.finals
     )
 
 
@@ -93,8 +98,9 @@ def headline(benchmark: Benchmark, table: dict[str, dict[Place, Estimate]]) -> s
         return f"No final run has finished yet; {trials} trial{' of the search has' if trials == 1 else 's of the search have'}."
     place = _decisive(benchmark, table)
     best, *rest = leaders(table, place)
-    where = _where(benchmark, place)
-    sentence = f"{where}, {best} has the highest {MEASURES[benchmark.measure]}: {table[best][place].text()}"
+    sentence = (
+        f"{_where(benchmark, place)}{best} has the highest {MEASURES[benchmark.measure]}: {table[best][place].text()}"
+    )
     if rest:
         overlap = "its interval overlaps" if len(rest) == 1 else "their intervals overlap"
         if all(table[core][place] == table[best][place] for core in rest):
@@ -113,14 +119,35 @@ def headline(benchmark: Benchmark, table: dict[str, dict[Place, Estimate]]) -> s
     return f"{sentence}. {_reach(benchmark, table)}".strip()
 
 
-def reach(benchmark: Benchmark, known: dict[Place, Estimate]) -> Place | None:
-    """The last place up to which, from the first one on, the whole interval lies above chance; None where there is none."""
+def reach(benchmark: Benchmark, core: str, known: dict[Place, Estimate]) -> Place | None:
+    """The last place up to which, from the first one on, the interval lies above chance by more than luck_of_episodes;
+    None where there is none."""
     last = None
     for place, found in known.items():
-        if benchmark.chance is None or found.low <= benchmark.chance:
+        if benchmark.chance is None or found.low <= benchmark.chance + luck_of_episodes(benchmark, core, place):
             break
         last = place
     return last
+
+
+def luck_of_episodes(benchmark: Benchmark, core: str, place: Place) -> float:
+    """How far above chance an agent at chance may seem, by the episodes it happened to be evaluated on.
+
+    All seeds are evaluated on the same episodes, so the interval over seeds does not see this. The 95% half-width of one
+    evaluation: of a success rate that of a binomial at chance; of a return that of its own interval; of a score the same,
+    scaled as the scores there are to the returns.
+    """
+    there = evaluations(benchmark, place)
+    if benchmark.measure == "success_rate":
+        chance, episodes = benchmark.chance or 0.0, min(e.episodes for job, e in there if job.row == core)
+        return 1.96 * (chance * (1 - chance) / episodes) ** 0.5
+    halves = []
+    for task in {job.task for job, _ in there}:
+        here = [(job, e) for job, e in there if job.task == task]
+        spread = np.ptp([e.return_mean for _, e in here])
+        scale = np.ptp([benchmark.value(e) for _, e in here]) / spread if spread else 0.0
+        halves += [scale * np.ptp(e.return_ci95) / 2 for job, e in here if job.row == core and e.return_ci95]
+    return float(max(halves, default=0.0))
 
 
 def number(x: float) -> str:
@@ -137,23 +164,29 @@ def _decisive(benchmark: Benchmark, table: dict[str, dict[Place, Estimate]]) -> 
 
 
 def _where(benchmark: Benchmark, place: Place) -> str:
+    """Where the decisive place is: "At corridor length = 1,000 (10 times what was trained), "; nothing for the only one."""
+    if len(places(benchmark)) == 1:
+        return ""
     if benchmark.axis is None:
-        return f"Over {place.label}" if place.task is None else f"On {place.label}"
+        return f"Over {place.label}, "
     name = benchmark.axis.label.partition(" (")[0]
     trained = benchmark.axis.trained
     ratio = f" ({number(round(place.x / trained, 1))} times what was trained)" if trained and place.x else ""
-    return f"At {name} {place.label}{'' if place.x == trained else ratio}"
+    return f"At {name} = {place.label}{'' if place.x == trained else ratio}, "
 
 
 def _reach(benchmark: Benchmark, table: dict[str, dict[Place, Estimate]]) -> str:
-    """How far each core stays above chance, where there is an axis, a chance level and an interval."""
-    if benchmark.axis is None or benchmark.chance is None or all(e.n == 1 for k in table.values() for e in k.values()):
+    """How far each core stays above chance, where there is an axis and a chance level; of cores with an interval."""
+    if benchmark.axis is None or benchmark.chance is None:
         return ""
     far: dict[Place, list[str]] = defaultdict(list)
     nowhere: list[str] = []
     for core, known in table.items():
-        place = reach(benchmark, known)
-        (nowhere if place is None else far[place]).append(core)
+        if all(found.n > 1 for found in known.values()):
+            place = reach(benchmark, core, known)
+            (nowhere if place is None else far[place]).append(core)
+    if not far and not nowhere:
+        return ""
     parts = [f"{_listed(far[place])} up to {place.label}" for place in reversed(places(benchmark)) if place in far]
     parts += [f"{_listed(nowhere)} nowhere"] if nowhere else []
     return f"Above chance ({benchmark.chance:g}): {'; '.join(parts)}."

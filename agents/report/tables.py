@@ -35,7 +35,7 @@ def markdown(benchmark: Benchmark) -> str:
     if table:
         lines += [_line(head), _line(["---"] + ["---:"] * (len(head) - 2) + ["---"])]
     for core, known in table.items():
-        finals = [job for job in benchmark.finals if job.core == core]
+        finals = [job for job in benchmark.finals if job.row == core]
         sizes = [
             " to ".join(f"{n:,}" for n in sorted({min(v), max(v)}))
             for v in ([j.parameters for j in finals], [j.state_size for j in finals])

@@ -13,13 +13,25 @@ import numpy as np
 import pytest
 from matplotlib import image as images
 
+from mru_rl.agents.bench import grid
+from mru_rl.agents.bench.jobs import Point
 from mru_rl.agents.bench.statistics import iqm_interval
 from mru_rl.agents.cli import main
 from mru_rl.agents.report.data import read_benchmark
 from mru_rl.agents.report.figures import interquartile_curve, known_points, spread
 from mru_rl.agents.report.page import render
 from mru_rl.agents.report.palette import looks
-from mru_rl.agents.report.summary import Place, estimates, headline, is_chosen, leaders, places, reach, results
+from mru_rl.agents.report.summary import (
+    Place,
+    estimates,
+    headline,
+    is_chosen,
+    leaders,
+    luck_of_episodes,
+    places,
+    reach,
+    results,
+)
 from mru_rl.agents.report.tables import write_tables
 
 
@@ -99,7 +111,7 @@ def test_without_an_axis_tasks_are_strata_and_columns(benchmark_dir, bench_job):
 def test_the_headline_tells_who_is_best_where_it_is_hardest_and_who_is_above_chance(retention):
     table = estimates(retention)
     assert headline(retention, table) == (
-        "At corridor length 1,000 (100 times what was trained), bmru has the highest success rate: 0.70 [0.65, 0.75]; "
+        "At corridor length = 1,000 (100 times what was trained), bmru has the highest success rate: 0.70 [0.65, 0.75]; "
         f"next is gru ({table['gru'][Place('1,000', x=1000)].text()}). Above chance (0.5): bmru up to 1,000; gru nowhere."
     )
 
@@ -126,7 +138,39 @@ def test_the_headline_says_when_there_is_one_seed_or_no_run(benchmark_dir, bench
 def test_reach_ends_at_the_first_place_whose_interval_touches_chance(benchmark_dir, bench_job):
     jobs = [bench_job("bmru", seed, {10: 0.9, 100: 0.5 + 0.1 * seed, 1000: 0.9}) for seed in range(3)]
     benchmark = read_benchmark(benchmark_dir(jobs=jobs))
-    assert reach(benchmark, estimates(benchmark)["bmru"]) == Place("10", x=10)
+    assert reach(benchmark, "bmru", estimates(benchmark)["bmru"]) == Place("10", x=10)
+
+
+def test_the_luck_of_episodes_that_all_seeds_share_is_not_taken_for_memory(benchmark_dir, bench_job):
+    # an agent that always turns up is right in as many of 128 episodes as have that cue: the same in every seed
+    jobs = [bench_job(core, seed, {10: rate}) for core, rate in (("mlp", 0.57), ("gru", 0.6)) for seed in range(3)]
+    benchmark = read_benchmark(benchmark_dir(jobs=jobs))
+    table, place = estimates(benchmark), Place("10", x=10)
+    assert table["mlp"][place] == (0.57, 0.57, 0.57, 3), "the interval over seeds does not see it"
+    assert luck_of_episodes(benchmark, "mlp", place) == pytest.approx(1.96 * 0.5 / 128**0.5)  # 0.087
+    assert headline(benchmark, table).endswith("Above chance (0.5): gru up to 10; mlp nowhere.")
+
+
+def test_the_luck_of_episodes_in_a_score_is_that_of_the_returns_on_its_scale(benchmark_dir, bench_job):
+    jobs = [bench_job("bmru", seed, {10: rate}) for seed, rate in enumerate((0.6, 0.8))]
+    for line in jobs:
+        for evaluation in line["evaluations"]:  # return 2 rate - 1, its half-width 0.1; score = (return - floor) / 4
+            evaluation["score"] = (evaluation["return_mean"] + 3) / 4
+    scored = read_benchmark(benchmark_dir("scored", jobs=jobs, measure="score", chance=0.0))
+    assert luck_of_episodes(scored, "bmru", Place("10", x=10)) == pytest.approx(0.1 / 4)
+    paid = read_benchmark(benchmark_dir("paid", jobs=jobs, measure="return_mean", chance=0.0))
+    assert luck_of_episodes(paid, "bmru", Place("10", x=10)) == pytest.approx(0.1)
+
+
+def test_where_there_is_one_place_only_no_place_is_named_and_intervals_stand_side_by_side(benchmark_dir, bench_job):
+    jobs = [bench_job(core, seed, {0: 0.8}) for core in ("bmru", "gru") for seed in range(2)]
+    path = benchmark_dir(jobs=jobs, chance=None)
+    benchmark = read_benchmark(path)
+    assert (
+        headline(benchmark, estimates(benchmark))
+        == "bmru has the highest success rate: 0.80 [0.80, 0.80], and so has gru."
+    )
+    assert "success rate of every core with its interval" in render(path)
 
 
 def test_the_chosen_setting_is_that_of_the_final_runs(retention):
@@ -256,6 +300,24 @@ def test_a_benchmark_leaves_a_table_a_picture_and_a_page(benchmark_dir):
     pixels = images.imread(path / "curve.png")[..., :3]
     assert pixels.shape[1] == 1350
     assert (pixels != pixels[0, 0]).any(-1).mean() > 0.01
+
+
+def test_what_a_grid_leaves_is_what_a_report_reads(tmp_path):
+    points = (Point(5, {"length": 5}, 32), Point(50, {"length": 50}, 32))
+    small = grid.Benchmark(
+        "small", "Small", "Does it run?", "success_rate", {"name": "length", "label": "length", "log": True, "trained": 5},
+        0.5, (grid.Variant(5, "mru_rl/TMaze-v0", {"length": 5}, 1000, points),), cores=("bmru",), seeds=2, trials=1,
+        search_seeds=1, preset="smoke", hidden_size=16, state_size=16, settings={"num_envs": 8, "minibatches": 2},
+    )  # fmt: skip
+    assert grid.run_benchmark(small, tmp_path, 2, "mru-rl bench small") == []
+    write_tables(tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    page = Page((tmp_path / "report.html").read_text())
+    for column, point in enumerate(points):
+        rates = [line["evaluations"][column]["success_rate"] for line in lines]
+        assert cells(page, "bmru")[column].startswith(f"{np.mean(rates):.2f} ")
+        assert page.rows[0][1 + column].strip() == f"{point.x}"
+    assert lines[0]["provenance"]["commit"] in page.text
 
 
 def test_a_benchmark_without_a_final_run_has_a_page_and_no_picture(benchmark_dir):

@@ -48,6 +48,20 @@ def test_of_two_lines_with_one_key_the_later_counts(benchmark_dir):
     assert jobs[-1].seconds == 99.0
 
 
+def test_of_two_final_runs_of_a_seed_the_later_counts_and_a_row_stands_for_its_core(benchmark_dir, bench_job):
+    old, new = (
+        bench_job("bmru", 0, {10: 0.5}, key="old", steps=1000),
+        bench_job("bmru", 0, {10: 1.0}, key="new", steps=2000),
+    )
+    other = bench_job("bmru", 0, {10: 0.7}, key="other", row="bmru, curriculum")
+    benchmark = read_benchmark(benchmark_dir(jobs=[old, new, other]))
+    assert [(job.row, job.steps) for job in benchmark.finals] == [("bmru", 2000), ("bmru, curriculum", 4000)]
+
+
+def test_an_axis_that_numbers_tasks_is_none(benchmark_dir):
+    assert read_benchmark(benchmark_dir(axis={"name": "id", "label": "POPGym task"})).axis is None
+
+
 def test_a_directory_where_no_job_has_finished_has_none(benchmark_dir):
     path = benchmark_dir()
     (path / "results.jsonl").unlink()
