@@ -18,6 +18,8 @@ Train and measure reinforcement-learning agents that remember.
 
   train ppo     train an agent; alone: bmru+mingru on popgym-RepeatFirstEasy-v0, under a minute
   eval RUN      run whole episodes with a trained agent, also on a longer task: --env-kwargs length=100000
+  inspect RUN   draw what the memory of a trained agent held over one episode
+  report DIR    one HTML page of a benchmark or a run: tables, plots, and what made them
   resume RUN    go on with a run that was stopped or killed
   envs          the tasks that come with mru_rl
   cores         the memory cells, what each costs, and how to combine them
@@ -118,6 +120,29 @@ def _eval(words: list[str]) -> None:
     print(f"  length   {result['length_mean']:.1f} steps")
 
 
+def _inspect(words: list[str]) -> None:
+    from mru_rl.agents.cli_args import InspectArgs
+
+    args = _parse(InspectArgs, words, "mru-rl inspect")
+    from mru_rl.agents.inspection.inspect_run import inspect_run
+    from mru_rl.agents.runs import Run
+
+    path, lines = inspect_run(
+        Run.open(args.run), number=args.episode, env_kwargs=args.env_kwargs, seed=args.seed,
+        max_steps=args.max_steps, out=args.out,
+    )  # fmt: skip
+    print("\n".join([*lines, f"  picture: {path}"]))
+
+
+def _report(words: list[str]) -> None:
+    from mru_rl.agents.cli_args import ReportArgs
+
+    args = _parse(ReportArgs, words, "mru-rl report")
+    from mru_rl.agents.report.page import write_report
+
+    print(f"report: {write_report(args.directory, args.out)}")
+
+
 def _envs(words: list[str]) -> None:
     from mru_rl.agents.cli_args import EnvsArgs
 
@@ -187,7 +212,8 @@ def _bench(words: list[str]) -> None:
 
 
 _COMMANDS: dict[str, Callable[[list[str]], None]] = {
-    "train": _train, "eval": _eval, "resume": _resume, "envs": _envs, "cores": _cores, "bench": _bench,
+    "train": _train, "eval": _eval, "inspect": _inspect, "report": _report, "resume": _resume, "envs": _envs,
+    "cores": _cores, "bench": _bench,
 }  # fmt: skip
 
 

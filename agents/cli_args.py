@@ -35,6 +35,44 @@ class EvalArgs:
 
 
 @dataclass(frozen=True)
+class InspectArgs:
+    """Draw the memory of a trained agent over one episode: units by time, below what it saw, did and got.
+
+    Writes a PNG and prints the return, how often units wrote, the longest hold, and since when the units hold what the
+    last step found in them. Actions are the most likely ones.
+    """
+
+    run: tyro.conf.Positional[Path]
+    """run directory, as made by `mru-rl train`"""
+    episode: int = 0
+    """which episode, 0 to 63: the first one in that row of the 64 envs that `mru-rl eval` steps with the same seed"""
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    """options of the env to change, as name=value: --env-kwargs length=1000"""
+    out: Path | None = None
+    """PNG to write; RUN/inspect_episode_K.png where not given"""
+    max_steps: int = 100_000
+    """the episode is cut after so many steps, and the picture says so"""
+    seed: int = EvalArgs.seed
+    """seed of the envs, not that of training"""
+
+    def __post_init__(self) -> None:
+        require(self.max_steps >= 1, f"--max-steps must be at least 1, got {self.max_steps}")
+
+
+@dataclass(frozen=True)
+class ReportArgs:
+    """Make one HTML page of results: tables, intervals over seeds, plots, and what made them.
+
+    The page needs nothing beside itself and loads nothing from anywhere.
+    """
+
+    directory: tyro.conf.Positional[Path]
+    """benchmark directory, as made by `mru-rl bench`; run directory, as made by `mru-rl train`; or one that holds several"""
+    out: Path | None = None
+    """HTML file to write; DIRECTORY/report.html where not given"""
+
+
+@dataclass(frozen=True)
 class ResumeArgs:
     """Go on with a run from its newest checkpoint, with its own config, to the step count it was started with."""
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from scipy import stats
@@ -21,11 +22,15 @@ from mru_rl.agents.networks import ActorCritic
 from mru_rl.agents.progress import Progress
 from mru_rl.agents.runs import Run
 from mru_rl.agents.train import make_env, make_policy
+from mru_rl.envs import AgentInput
 from mru_rl.envs.base import NonFiniteError
 from mru_rl.envs.scores import has_score, normalised_score
 
 STRETCH_NUMBERS = 2**18
 """(step, unit) pairs of a stretch, 1 MiB a tensor: measured on one EPYC core with three cores, 2^17 to 2^19 are fastest."""
+
+ROWS = 64
+"""envs that `mru-rl eval` steps side by side"""
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,35 @@ class Evaluation:
         return sum(r >= self.success_return for r in self.returns) / len(self.returns)
 
 
+class Acted(NamedTuple):
+    """One step of every row: obs [B, D] and is_init [B] it was taken on, the head's action, the critic's value [B],
+    reward [B], and done [B], terminated or truncated."""
+
+    obs: Tensor
+    is_init: Tensor
+    action: Tensor
+    value: Tensor
+    reward: Tensor
+    done: Tensor
+
+
+def act(policy: ActorCritic, head: ActionHead, env: Any, generator: torch.Generator | None = None) -> Iterator[Acted]:
+    """Step policy and env side by side from fresh episodes, without end; to be consumed under torch.inference_mode.
+
+    generator: draws actions from the policy; without one the most likely action is taken.
+    """
+    obs = env.reset()
+    state = policy.core.initial_state(env.num_envs)
+    is_init = torch.ones(env.num_envs, dtype=torch.bool, device=obs.device)
+    while True:
+        params, value, state = policy.step(obs, state, is_init)
+        action = head.mode(params) if generator is None else head.sample(params, generator)
+        after = env.step(head.to_env(action))
+        done = after.terminated | after.truncated
+        yield Acted(obs, is_init, action, value, after.reward, done)
+        obs, is_init = after.obs, done
+
+
 def evaluate(
     policy: ActorCritic,
     head: ActionHead,
@@ -71,33 +105,29 @@ def evaluate(
     """
     quota = _quota(episodes, env)
     counted: list[list[tuple[float, int]]] = [[] for _ in range(env.num_envs)]
-    obs = env.reset()
-    state = policy.core.initial_state(env.num_envs)
-    is_init = torch.ones(env.num_envs, dtype=torch.bool, device=obs.device)
-    total = torch.zeros(env.num_envs, dtype=torch.float64, device=obs.device)
-    length = torch.zeros(env.num_envs, dtype=torch.int64, device=obs.device)
+    total = torch.zeros(env.num_envs, dtype=torch.float64, device=env.device)
+    length = torch.zeros(env.num_envs, dtype=torch.int64, device=env.device)
     finished, steps = 0, 0
     longest = (env.horizon or 1000) * quota
     with torch.inference_mode(), Progress(f"evaluating {env.id}", longest, "steps a row") as progress:
-        while finished < episodes:
-            params, _, state = policy.step(obs, state, is_init)
-            action = head.mode(params) if generator is None else head.sample(params, generator)
-            obs, reward, terminated, truncated, _ = env.step(head.to_env(action))
-            is_init = terminated | truncated
-            total += reward
+        for acted in act(policy, head, env, generator):
+            done = acted.done
+            total += acted.reward
             length += 1
             steps += 1
             if steps % 1000 == 0:
                 progress.show(steps, f"{finished} of {episodes} episodes")
-            if not is_init.any():
+            if not done.any():
                 continue
             _require_finite(total, env)
-            for row in is_init.nonzero().flatten().tolist():
+            for row in done.nonzero().flatten().tolist():
                 if len(counted[row]) < quota:
                     counted[row].append((total[row].item(), int(length[row])))
                     finished += 1
-            total[is_init] = 0
-            length[is_init] = 0
+            total[done] = 0
+            length[done] = 0
+            if finished == episodes:
+                break
     flat = [episode for row in counted for episode in row]
     return Evaluation([r for r, _ in flat], [n for _, n in flat], env.success_return)
 
@@ -161,24 +191,18 @@ def episodes_for(length: int) -> int:
 
 
 def evaluate_run(
-    run: Run, *, episodes: int | None = None, env_kwargs: dict[str, Any], seed: int, sample: bool, num_envs: int = 64
+    run: Run, *, episodes: int | None = None, env_kwargs: dict[str, Any], seed: int, sample: bool, num_envs: int = ROWS
 ) -> dict[str, Any]:
     """What `mru-rl eval` prints: the newest checkpoint of a run on its env, options of the env overridden.
 
     episodes: rounded up to fill the rows of the env; None: as many as `episodes_for` gives.
     """
-    config = load_config(run)
-    torch.set_num_threads(config.threads)
-    saved = run.checkpoint()
     if episodes is None:
-        with make_env(config, 1, seed, **env_kwargs) as one:
+        with make_env(load_config(run), 1, seed, **env_kwargs) as one:
             episodes = episodes_for(one.horizon or 1)
     rows = min(num_envs, episodes)
     episodes = -(-episodes // rows) * rows
-    env = make_env(config, rows, seed, **env_kwargs)
-    policy = make_policy(config, env)
-    policy.load_state_dict(saved["policy"])
-    policy.eval()
+    config, env, policy, steps = load_agent(run, rows, env_kwargs, seed)
     head = action_head(env.action_space)
     if env.can_unroll and not sample:
         result = evaluate_open_loop(policy, head, env, episodes)
@@ -196,9 +220,23 @@ def evaluate_run(
         "score": normalised_score(env, result.return_mean) if has_score(env) else None,
         "episodes": len(result.returns),
         "length_mean": sum(result.lengths) / len(result.lengths),
-        "steps": saved["steps"],
+        "steps": steps,
         "params_sha256": params_sha256(policy),
     }
+
+
+def load_agent(
+    run: Run, rows: int, env_kwargs: dict[str, Any], seed: int
+) -> tuple[PPOConfig, AgentInput, ActorCritic, int]:
+    """Config, env of so many rows, policy of the newest checkpoint, and the env steps it was trained for."""
+    config = load_config(run)
+    torch.set_num_threads(config.threads)
+    saved = run.checkpoint()
+    env = make_env(config, rows, seed, **env_kwargs)
+    policy = make_policy(config, env)
+    policy.load_state_dict(saved["policy"])
+    policy.eval()
+    return config, env, policy, saved["steps"]
 
 
 def load_config(run: Run) -> PPOConfig:

@@ -9,6 +9,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 
 def learning_curve(records: list[dict[str, float]], path: Path, title: str) -> None:
@@ -33,7 +34,12 @@ def learning_curve(records: list[dict[str, float]], path: Path, title: str) -> N
     for row in axes:
         row[0].grid(alpha=0.3)
         row[0].spines[["top", "right"]].set_visible(False)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    figure.savefig(temporary, dpi=130, format="png")
+    save_atomically(figure, path, dpi=130)
     plt.close(figure)
+
+
+def save_atomically(figure: Figure, path: Path, *, dpi: int) -> None:
+    """Write a figure as a PNG, so that at any moment the old picture or the new one is there."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    figure.savefig(temporary, dpi=dpi, format="png")
     temporary.replace(path)
