@@ -26,6 +26,7 @@ from rich.table import Table
 from mru_rl.agents.bench.jobs import Job, Point, run_job, running_dir
 from mru_rl.agents.bench.workers import do_all
 from mru_rl.agents.progress import duration
+from mru_rl.agents.report.tables import write_tables
 from mru_rl.agents.runs import provenance, write_json
 from mru_rl.blocks.budget import count_parameters, state_size_for_parameters
 from mru_rl.blocks.core import make_core
@@ -103,6 +104,8 @@ def run_benchmark(benchmark: Benchmark, folder: Path, workers: int, command: str
         chosen = choose(benchmark, store.results)
         write_json(folder / "benchmark.json", header(benchmark, command) | {"chosen": chosen})
         errors += run_shown(store, final_jobs(benchmark, chosen), workers)
+        for path in write_tables(folder):
+            print(path)
     return errors
 
 

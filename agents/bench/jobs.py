@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,12 @@ from typing import Any
 from mru_rl.agents import train
 from mru_rl.agents.config import PPOConfig
 from mru_rl.agents.evaluate import evaluate_run, load_config
+from mru_rl.agents.inspection.inspect_run import inspect_run
 from mru_rl.agents.runs import Run
 from mru_rl.blocks.budget import count_parameters
+from mru_rl.blocks.hybrid import parse_spec
+from mru_rl.cells.mru import MRU
+from mru_rl.cells.registry import get_cell
 
 EVALUATION_SEED = 1_000_003
 CURVE_POINTS = 100
@@ -82,6 +87,7 @@ def run_job(job: Job, folder: Path) -> dict[str, Any]:
         run, trainer = train.start(job.config(path))
     train.run_to_end(run, trainer)
     records = run.metrics()
+    picture = _picture(run, job, folder)
     return {
         "key": job.key, "phase": job.phase, "row": job.row, "core": job.core, "env": job.env, "env_kwargs": job.env_kwargs, "x": job.x,
         "seed": job.seed, "steps": trainer.steps, "setting_name": job.setting_name, "settings": job.settings,
@@ -89,6 +95,7 @@ def run_job(job: Job, folder: Path) -> dict[str, Any]:
         "curve": _curve(records), "seconds": trainer.seconds,
         "steps_per_second": trainer.steps / max(trainer.seconds, 1e-9),
         "evaluations": [_evaluate(run, point) for point in job.points],
+        **({} if picture is None else {"inspect": picture}),
     }  # fmt: skip
 
 
@@ -98,6 +105,16 @@ def _evaluate(run: Run, point: Point) -> dict[str, Any]:
     )
     kept = ("return_mean", "return_ci95", "success_rate", "score", "episodes", "length_mean")
     return {"x": point.x, "env_kwargs": point.env_kwargs} | {name: found[name] for name in kept}
+
+
+def _picture(run: Run, job: Job, folder: Path) -> str | None:
+    """A picture of one episode's memory for the first reported seed of cores that write; its path in the folder."""
+    cells = {get_cell(name) for layer in parse_spec(job.core) for name in layer}
+    if job.phase != "final" or job.seed != 0 or not any(issubclass(cell, MRU) for cell in cells):
+        return None
+    name = "inspect/" + re.sub(r"[^\w.+-]", "_", f"{job.row}-{job.x:g}.png")
+    inspect_run(run, seed=EVALUATION_SEED, out=folder / name)
+    return name
 
 
 def _curve(records: list[dict[str, float]]) -> dict[str, list[float | None]]:
