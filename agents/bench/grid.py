@@ -6,6 +6,7 @@ provenance), running/ (runs not finished yet, taken up where a kill left them), 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -13,7 +14,6 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -102,7 +102,6 @@ def run_benchmark(benchmark: Benchmark, folder: Path, workers: int, command: str
         chosen = choose(benchmark, store.results)
         write_json(folder / "benchmark.json", header(benchmark, command) | {"chosen": chosen})
         errors += run_shown(store, final_jobs(benchmark, chosen), workers)
-    shutil.rmtree(folder / "running", ignore_errors=not errors)
     return errors
 
 
@@ -219,6 +218,8 @@ class Store:
             value = point["return_mean"] if point["success_rate"] is None else point["success_rate"]
             what = "return" if point["success_rate"] is None else "success"
             say(head + f"{what} {value:.3f} at x={point['x']:g}, {result['seconds']:.0f} s, {duration(left)} left")
+        with contextlib.suppress(OSError):  # runs of jobs that failed are kept
+            (self.folder / "running").rmdir()
         return errors
 
     def _keep(self, result: dict[str, Any]) -> None:
@@ -294,7 +295,7 @@ def header(benchmark: Benchmark, command: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@contextmanager
+@contextlib.contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
     """Hold the folder alone; the lock falls with the process, however that ends."""
     with (folder / ".lock").open("w") as lock:

@@ -36,7 +36,7 @@ FEW = ("bmru+mingru", "bmru", "mingru", "gru")
 PRESETS = {
     "smoke": {"cores": FEW, "seeds": 2, "trials": 1, "search_seeds": 1},
     "small": {"cores": CORES, "seeds": 3, "trials": 1, "search_seeds": 1},
-    "full": {"cores": CORES, "seeds": 5, "trials": 4, "search_seeds": 2},
+    "full": {"cores": CORES, "seeds": 5, "trials": 4, "search_seeds": 1},
 }
 """smoke: minutes, default settings, a short task; small: default settings; full: settings searched per core."""
 

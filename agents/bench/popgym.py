@@ -1,127 +1,145 @@
-"""A quick pass over POPGym: PPO on one id of each family for a fixed budget, each return beside the random floor.
+"""A pass over POPGym: PPO with each core on each id over seeds, every return beside the random floor.
 
-    mru-rl bench popgym [--preset smoke|small] [--core SPEC] [--ids ID ...] [--seed S] [--workers N] [--out DIR]
+    mru-rl bench popgym [--preset smoke|small|full] [--cores SPEC ...] [--ids ID ...] [--seeds N] [--out DIR]
 
-An id passes where the evaluation return (128 new episodes, actions sampled as in training: the most likely action of a
-half-trained policy walks in circles) ends above the random floor by more
-than the margin: a twentieth of the way from the floor to the reference of `mru_rl.envs.scores`, and more than the 95%
-interval of the evaluation. What does not pass is listed as not. smoke: 150,000 steps an id; small: 1,000,000. It tells
-whether an env can be learned from at all, not how good a core is.
-MMER is the best mean return of 100 episodes while training, for comparison with POPGym's tables.
-With --out results.jsonl (one line an id, kept when the command is repeated) and a table are written there.
+Evaluated on 128 new episodes with sampled actions, as in training: the most likely action of a half-trained policy walks
+in circles. An id passes for a core where the mean return over its seeds ends above the random floor by more than the
+margin: a twentieth of the way from the floor to the reference of `mru_rl.envs.scores`, and more than the widest 95%
+interval of its evaluations. What does not pass is listed as not. smoke: the Easy ids, 150,000 steps each, one seed; small:
+1,000,000 steps; full: every id, 5,000,000 steps, three seeds.
+score is 0 at the floor and 1 at the reference. MMER is the best mean return of 100 episodes while training, for
+comparison with POPGym's tables. Finished jobs are kept: the same command goes on where it stopped.
 """
 
 from __future__ import annotations
 
-import json
-import multiprocessing
-import sys
-import tempfile
-from functools import partial
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mru_rl.agents import train
+from mru_rl.agents.bench.grid import Benchmark, Store, Variant, alone_in, final_jobs, header, report_errors, run_shown
+from mru_rl.agents.bench.jobs import Point
 from mru_rl.agents.bench.options import Parser
-from mru_rl.agents.config import PPOConfig
-from mru_rl.agents.evaluate import evaluate_run
-from mru_rl.agents.progress import Progress
-from mru_rl.agents.runs import provenance
+from mru_rl.agents.checkpoint import write_atomically
+from mru_rl.agents.config import require
+from mru_rl.agents.runs import write_json
+from mru_rl.blocks.hybrid import parse_spec
 from mru_rl.envs import list_ids
-from mru_rl.envs.scores import mmer, normalised_score, scores
+from mru_rl.envs.scores import mmer, scores
 
-PRESETS = {"smoke": 150_000, "small": 1_000_000}
+IDS = [env_id for env_id in list_ids() if env_id.startswith("popgym-")]
+EASY = [env_id for env_id in IDS if env_id.endswith("Easy-v0")]
+PRESETS: dict[str, tuple[Sequence[str], int, int]] = {
+    "smoke": (EASY, 150_000, 1), "small": (EASY, 1_000_000, 1), "full": (IDS, 5_000_000, 3),
+}  # fmt: skip
+"""ids, steps and seeds"""
 MARGIN = 0.05  # of the way from the random floor to the reference
 
 
 def main(words: list[str], name: str = "popgym") -> None:
     """Entry point of `mru-rl bench popgym`."""
     parser = Parser(name, __doc__)
-    easy = [env_id for env_id in list_ids() if env_id.startswith("popgym-") and env_id.endswith("Easy-v0")]
-    parser.add_argument("--preset", choices=sorted(PRESETS), default="smoke", help="budget per id (default smoke)")
-    parser.add_argument("--core", default="bmru+mingru", help="core spec (default bmru+mingru)")
-    parser.add_argument(
-        "--ids", nargs="+", default=easy, choices=list_ids(), metavar="ID", help="default: every Easy id"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="seed of training (default 0)")
+    parser.add_argument("--preset", choices=list(PRESETS), default="smoke", help="ids and budget (default smoke)")
+    parser.add_argument("--cores", nargs="+", default=["bmru+mingru"], metavar="SPEC", help="default: bmru+mingru")
+    parser.add_argument("--ids", nargs="+", choices=IDS, metavar="ID", help="default: those of the preset")
+    parser.add_argument("--seeds", type=int, help="seeds, 0 and up; default: from the preset")
     parser.add_argument("--workers", type=int, default=2, help="runs side by side, one thread each (default 2)")
     args = parser.parse_args(words)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = args.out or Path(scratch)
-        folder.mkdir(parents=True, exist_ok=True)
-        results = _run_all(args, folder)
-    table = markdown(results, args.core, PRESETS[args.preset])
+    for option in ("seeds", "workers"):
+        value = getattr(args, option)
+        require(value is None or value >= 1, f"--{option} must be at least 1, got {value}")
+    for core in args.cores:
+        parse_spec(core)
+    folder = args.out or Path("runs") / f"bench-popgym-{args.preset}"
+    folder.mkdir(parents=True, exist_ok=True)
+    benchmark = popgym(args.preset, args.ids, args.cores, args.seeds)
+    jobs = final_jobs(benchmark, dict.fromkeys(benchmark.cores, "default"))
+    with alone_in(folder):
+        write_json(folder / "benchmark.json", header(benchmark, " ".join(["mru-rl bench popgym", *words])))
+        store = Store(folder)
+        errors = run_shown(store, jobs, args.workers)
+        table = markdown(store.of(jobs), benchmark)
+        write_atomically(folder / "table.md", f"{table}\n".encode())
     print(table)
-    if args.out:
-        (args.out / "table.md").write_text(f"{table}\n")
+    report_errors(errors)
 
 
-def _run_all(args: Any, folder: Path) -> list[dict[str, Any]]:
-    """Results of all ids, those that results.jsonl holds already taken from there."""
-    kept = folder / "results.jsonl"
-    settings = {"core": args.core, "steps": PRESETS[args.preset], "seed": args.seed}
-    lines = kept.read_text().splitlines() if kept.is_file() else []
-    found = {r["env"]: r for r in map(json.loads, lines) if settings.items() <= r["settings"].items()}
-    missing = [env_id for env_id in args.ids if env_id not in found]
-    context = multiprocessing.get_context("spawn")
-    with (
-        context.Pool(min(args.workers, max(len(missing), 1)), maxtasksperchild=1) as pool,
-        Progress("popgym", len(args.ids), "ids", every=0.0) as progress,
-        kept.open("a") as file,
-    ):
-        for result in pool.imap_unordered(partial(one, settings=settings, folder=folder), missing):
-            result["provenance"] = provenance("cpu")
-            file.write(json.dumps(result) + "\n")
-            file.flush()
-            found[result["env"]] = result
-            progress.show(len(found), f"{result['env']} {result['return_mean']:.3f}")
-    return [found[env_id] for env_id in args.ids]
+def popgym(
+    preset: str, ids: Sequence[str] | None = None, cores: Sequence[str] = ("bmru+mingru",), seeds: int | None = None
+) -> Benchmark:
+    """The grid of a preset: an id is a variant, its number its place on the axis."""
+    default_ids, steps, default_seeds = PRESETS[preset]
+    variants = tuple(
+        Variant(IDS.index(env_id), env_id, {}, steps, (Point(IDS.index(env_id), {}, 128, sample=True),))
+        for env_id in ids or default_ids
+    )
+    return Benchmark(
+        "popgym", "POPGym", "Which POPGym tasks can be learned from at all?", "score",
+        {"name": "id", "label": "POPGym task", "log": False, "trained": None}, 0.0, variants, tuple(cores),
+        seeds=seeds or default_seeds, trials=1, search_seeds=1, preset=preset,
+    )  # fmt: skip
 
 
-def one(env_id: str, *, settings: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Train and evaluate on one id; returns a line of results.jsonl without its provenance."""
-    sys.stderr = open("/dev/null", "w")  # noqa: SIM115 (the table is the progress; a worker's own lines would mix)
-    name = f"{env_id}-{settings['core']}-{settings['steps']}-seed{settings['seed']}".replace("/", "_")
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:  # a run that was killed leaves nothing to stumble over
-        config = PPOConfig(env=env_id, tensorboard=False, run_dir=Path(scratch) / name, **settings)
-        run, trainer = train.start(config)
-        train.run_to_end(run, trainer)
-        result = evaluate_run(run, episodes=128, env_kwargs={}, seed=1_000_003, sample=True)
-        while_training = [record["return_mean"] for record in run.metrics() if "return_mean" in record]
-    low, high = result["return_ci95"]
-    score = scores()[env_id]
-    floor, reference = score.random.mean, score.players[score.reference].mean
-    margin = max(MARGIN * (reference - floor), (high - low) / 2)
-    return {
-        "env": env_id,
-        "settings": settings,
-        "return_mean": result["return_mean"],
-        "return_ci95": result["return_ci95"],
-        "floor": floor,
-        "reference": reference,
-        "score": normalised_score(env_id, result["return_mean"]),
-        "mmer": mmer(while_training),
-        "margin": margin,
-        "passed": result["return_mean"] > floor + margin,
-        "seconds": trainer.seconds,
-    }
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """Where one core ended on one id."""
+
+    returns: list[float]
+    floor: float
+    reference: float
+    margin: float
+    mmer: float
+
+    @property
+    def mean(self) -> float:
+        return sum(self.returns) / len(self.returns)
+
+    @property
+    def score(self) -> float:
+        return (self.mean - self.floor) / (self.reference - self.floor)
+
+    @property
+    def passed(self) -> bool:
+        return self.mean > self.floor + self.margin
 
 
-def markdown(results: list[dict[str, Any]], core: str, steps: int) -> str:
+def cell_of(results: Sequence[dict[str, Any]]) -> Cell:
+    """Sum up the results of one core on one id, one a seed."""
+    known = scores()[results[0]["env"]]
+    floor, reference = known.random.mean, known.players[known.reference].mean
+    evaluations = [result["evaluations"][0] for result in results]
+    widest = max((e["return_ci95"][1] - e["return_ci95"][0]) / 2 for e in evaluations)
+    best = [mmer(v for v in result["curve"]["return_mean"] if v is not None) for result in results]
+    return Cell(
+        [e["return_mean"] for e in evaluations], floor, reference,
+        max(MARGIN * (reference - floor), widest), sum(best) / len(best),
+    )  # fmt: skip
+
+
+def markdown(results: Sequence[dict[str, Any]], benchmark: Benchmark) -> str:
     """The table of results, what did not pass said below it."""
+    steps = benchmark.variants[0].steps
     rows = [
-        f"PPO with `{core}`, {steps:,} steps an id",
+        f"PPO, {steps:,} steps an id, {benchmark.seeds} seed(s)",
         "",
-        "| id | final return [95%] | random floor | reference | score | MMER | above the floor by the margin |",
-        "|---|---|---|---|---|---|---|",
+        "| id | core | final return, seeds | random floor | reference | score | MMER | above the floor by the margin |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    for r in results:
-        low, high = r["return_ci95"]
-        verdict = "yes" if r["passed"] else "not"
-        rows.append(
-            f"| {r['env']} | {r['return_mean']:.3f} [{low:.3f}, {high:.3f}] | {r['floor']:.3f} | {r['reference']:.2f} "
-            f"| {r['score']:.2f} | {r['mmer']:.3f} | {verdict} |"
-        )
-    failed = [r["env"] for r in results if not r["passed"]]
+    failed = []
+    for variant in benchmark.variants:
+        for core in benchmark.cores:
+            mine = [r for r in results if (r["env"], r["core"]) == (variant.env, core)]
+            if not mine:
+                continue
+            cell = cell_of(mine)
+            verdict = "yes" if cell.passed else "not"
+            returns = ", ".join(f"{value:.3f}" for value in cell.returns)
+            rows.append(
+                f"| {variant.env} | {core} | {returns} | {cell.floor:.3f} | {cell.reference:.2f} "
+                f"| {cell.score:.2f} | {cell.mmer:.3f} | {verdict} |"
+            )
+            if not cell.passed:
+                failed.append(f"{variant.env} ({core})")
     rows += ["", f"Not above the floor by the margin: {', '.join(failed) or 'none'}."]
     return "\n".join(rows)
