@@ -187,7 +187,7 @@ def _require_finite(total: Tensor, env: Any) -> None:
 
 def episodes_for(length: int) -> int:
     """128 episodes, fewer where they are very long, never under 32."""
-    return max(32, min(128, 12_800_000 // length))
+    return max(32, min(128, 1_280_000 // length))
 
 
 def evaluate_run(

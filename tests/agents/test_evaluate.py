@@ -99,7 +99,7 @@ def test_the_length_of_stretches_is_bounded_and_changes_nothing(small):
 
 
 def test_longer_episodes_are_fewer_unless_told_otherwise(trained):
-    assert [episodes_for(length) for length in (1, 100_000, 200_000, 10**6)] == [128, 128, 64, 32]
+    assert [episodes_for(length) for length in (1, 10_000, 20_000, 10**6)] == [128, 128, 64, 32]
     run, _ = trained(env="mru_rl/TMaze-v0", env_kwargs={"length": 9}, steps=512)
     assert evaluate_run(run, env_kwargs={}, seed=3, sample=False)["episodes"] == 128
     assert evaluate_run(run, env_kwargs={}, seed=3, sample=False, episodes=5)["episodes"] == 5
