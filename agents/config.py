@@ -98,8 +98,9 @@ class PPOConfig(TrainConfig):
     """learning rate over the run: linear falls to zero at --steps"""
     epochs: int = 4
     """passes over each rollout"""
-    minibatches: int = 8
-    """gradient steps per pass; must divide --num-envs, since a minibatch is made of whole rows"""
+    minibatches: int | None = None
+    """gradient steps per pass; must divide --num-envs, since a minibatch is made of whole rows. From the rollout's size
+    where not given: about 1,024 steps each, at least 8 of them, two rows in each"""
     clip: float = 0.2
     """how far an action's probability ratio may move before its gradient is cut"""
     entropy: float | None = None
@@ -112,12 +113,13 @@ class PPOConfig(TrainConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("epochs", "minibatches"):
-            require(getattr(self, name) >= 1, f"{flag(name)} must be at least 1, got {getattr(self, name)}")
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"{flag(name)} must be at least 1, got {value}")
         require(self.segment is None or self.segment >= 1, f"--segment must be at least 1, got {self.segment}")
         require(
-            self.num_envs % self.minibatches == 0,
+            self.minibatches is None or self.num_envs % self.minibatches == 0,
             f"--num-envs must be a multiple of --minibatches, since minibatches are made of whole rows; got {self.num_envs} "
-            f"envs and {self.minibatches} minibatches: try --minibatches {math.gcd(self.num_envs, self.minibatches)}",
+            f"envs and {self.minibatches} minibatches: try --minibatches {math.gcd(self.num_envs, self.minibatches or 1)}",
         )
         for name in ("discount", "gae_lambda"):
             value = getattr(self, name)
@@ -148,6 +150,11 @@ class PPOConfig(TrainConfig):
                 episodes = max(1, -(-100 // horizon))
                 chosen["segment"] = min(episodes * horizon, 16_384)
                 why["segment"] = f"{episodes} episode(s) of {horizon} steps, at most 16,384"
+        if self.minibatches is None:
+            segment = self.segment or chosen["segment"]
+            wanted = max(min(max(self.num_envs * segment // 1024, 8), self.num_envs // 2), 1)
+            chosen["minibatches"] = next(n for n in range(wanted, 0, -1) if self.num_envs % n == 0)
+            why["minibatches"] = f"{self.num_envs // chosen['minibatches']} rows of {segment} steps each"
         if self.discount is None:
             if credit_horizon is None:
                 chosen["discount"], why["discount"] = 0.99, "the env does not say how late rewards come"

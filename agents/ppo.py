@@ -22,10 +22,10 @@ class PPO:
     """
 
     def __init__(self, policy: ActorCritic, head: ActionHead, config: PPOConfig, generator: torch.Generator) -> None:
-        if config.discount is None or config.entropy is None:
-            raise ValueError("discount and entropy are not chosen yet; call config.follow_task(...) first")
+        if config.discount is None or config.entropy is None or config.minibatches is None:
+            raise ValueError("discount, entropy and minibatches are not chosen yet; call config.follow_task(...) first")
         self.policy, self.head, self.config, self.generator = policy, head, config, generator
-        self.discount, self.entropy = config.discount, config.entropy
+        self.discount, self.entropy, self.minibatches = config.discount, config.entropy, config.minibatches
         self.optimizer = torch.optim.Adam(policy.parameters(), lr=config.learning_rate, eps=1e-5, fused=True)
 
     def update(self, rollout: Rollout, progress: float) -> dict[str, float]:
@@ -39,9 +39,9 @@ class PPO:
         totals = torch.zeros(len(_LOSS_METRICS))
         for _ in range(config.epochs):
             order = torch.randperm(rows, generator=self.generator).to(rollout.start_state.device)
-            for chosen in order.chunk(config.minibatches):
+            for chosen in order.chunk(self.minibatches):
                 totals += self._gradient_step({k: v.index_select(0, chosen) for k, v in batch.items()})
-        means = (totals / (config.epochs * config.minibatches)).tolist()
+        means = (totals / (config.epochs * self.minibatches)).tolist()
         metrics = dict(zip(_LOSS_METRICS, means, strict=True))
         metrics["explained_variance"] = _explained_variance(batch["value"], batch["target"])
         metrics["learning_rate"] = learning_rate

@@ -145,9 +145,30 @@ def test_defaults_follow_the_task():
     assert (cards.segment, cards.entropy) == (102, 0.01)
     unknown, why = PPOConfig().follow_task(horizon=None, credit_horizon=None, open_loop=False)
     assert (unknown.segment, unknown.discount, unknown.previous_action) == (128, 0.99, True)
-    assert set(why) == {"segment", "discount", "entropy", "previous_action"}
-    asked = PPOConfig(segment=7, discount=0.9, entropy=0.0, previous_action=True)
+    assert set(why) == {"segment", "minibatches", "discount", "entropy", "previous_action"}
+    asked = PPOConfig(segment=7, minibatches=4, discount=0.9, entropy=0.0, previous_action=True)
     assert asked.follow_task(horizon=51, credit_horizon=0, open_loop=True) == (asked, {})
+
+
+@pytest.mark.parametrize(
+    ("num_envs", "segment", "minibatches"),
+    [
+        (64, 102, 8),
+        (64, 501, 16),
+        (64, 831, 32),
+        (64, 10_001, 32),
+        (10, 101, 5),
+        (48, 1000, 24),
+        (2, 500, 1),
+        (1, 50, 1),
+    ],
+)
+def test_minibatches_have_about_1024_steps_and_two_rows_where_they_can(num_envs, segment, minibatches):
+    config, why = PPOConfig(num_envs=num_envs, segment=segment).follow_task(
+        horizon=segment, credit_horizon=0, open_loop=True
+    )
+    assert config.minibatches == minibatches
+    assert why["minibatches"] == f"{num_envs // minibatches} rows of {segment} steps each"
 
 
 def test_warm_up_spreads_the_write_rates_before_the_first_gradient_step(small):
