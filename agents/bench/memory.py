@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,20 +59,19 @@ def retention(preset: str) -> Benchmark:
     )  # fmt: skip
 
 
-def delay(preset: str) -> Benchmark:
-    """Trained on long delays directly."""
-    budgets = {"smoke": {100: 200_000}, "small": {500: 4_000_000}}.get(
-        preset, {500: 4_000_000, 1000: 8_000_000, 3000: 12_000_000, 10_000: 30_000_000}
+def delay(preset: str, lengths: Sequence[int] | None = None) -> Benchmark:
+    """Trained on long delays directly; 1,000 env steps of training for every step of the corridor, and a million more."""
+    chosen = lengths or {"smoke": (100,), "small": (500,)}.get(preset, (500, 1000, 3000))
+    variants = tuple(
+        Variant(n, "mru_rl/TMaze-v0", {"length": n}, 1000 * (n + 1000 if preset != "smoke" else 200), _lengths(n))
+        for n in chosen
     )
-    variants = tuple(Variant(n, "mru_rl/TMaze-v0", {"length": n}, steps, _lengths(n)) for n, steps in budgets.items())
-    return dataclasses.replace(
-        _benchmark(
-            preset, "delay", "Delay: learning across long corridors",
-            "Trained on a T-maze of this length from the start: does the agent learn to turn right?",
-            "success_rate", "length", "corridor length, in training and evaluation (steps)", 0.5, variants,
-        ),
-        trials=1,
+    made = _benchmark(
+        preset, "delay", "Delay: learning across long corridors",
+        "Trained on a T-maze of this length from the start: does the agent learn to turn right?",
+        "success_rate", "length", "corridor length, in training and evaluation (steps)", 0.5, variants,
     )  # fmt: skip
+    return dataclasses.replace(made, trials=1)
 
 
 def rewrite(preset: str) -> Benchmark:
@@ -164,7 +164,12 @@ def main(words: list[str], name: str) -> None:
     """Entry point of `mru-rl bench retention` and its siblings."""
     parser = _parser(name)
     args = parser.parse_args(words)
-    benchmark = custom(args) if name == "custom" else BENCHMARKS[name](args.preset)
+    if name == "custom":
+        benchmark = custom(args)
+    elif name == "delay":
+        benchmark = delay(args.preset, args.lengths)
+    else:
+        benchmark = BENCHMARKS[name](args.preset)
     require(args.seeds is None or args.seeds >= 1, f"--seeds must be at least 1, got {args.seeds}")
     require(args.workers >= 1, f"--workers must be at least 1, got {args.workers}")
     changes: dict[str, Any] = {"equal": args.equal, "settings": _settings(args.settings)}
@@ -202,6 +207,8 @@ def _parser(name: str) -> Parser:
     parser.add_argument(
         "--settings", nargs="+", default=[], metavar="NAME=VALUE", help="fields of the training config for every job"
     )
+    if name == "delay":
+        parser.add_argument("--lengths", nargs="+", type=int, help="corridors to train on; default: from the preset")
     if name == "custom":
         parser.add_argument("--env", required=True, help="env id")
         parser.add_argument("--env-kwargs", nargs="+", default=[], metavar="NAME=VALUE", help="options of the env")

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
-from mru_rl.agents.bench import popgym
+from mru_rl.agents.bench import ablation, popgym
 from mru_rl.agents.cli import main
 
 IDS = ["popgym-HigherLowerEasy-v0", "popgym-RepeatFirstEasy-v0"]
@@ -68,3 +69,44 @@ def test_bad_options_of_benchmarks_give_one_line(words, message, capsys):
     assert stop.value.code == 2
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_settings_change_one_field_each_and_the_table_says_when_each_seed_had_learned():
+    jobs = ablation.jobs_of("bmru", [*ablation.ARMS, ablation.CARRY], 2)
+    assert len({job.key for job in jobs}) == len(jobs) == 2 * 2 * (len(ablation.ARMS) + 1)
+    for job in jobs:
+        assert job.config(Path("unused")).core == ("carry-bmru" if job.row == ablation.CARRY else "bmru")
+
+    def result(place, seed, end, curve):
+        name = "success_rate" if place == 0 else "return_mean"
+        return {"row": "default", "x": place, "seed": seed, "evaluations": [{name: end}], "curve": curve}
+
+    maze = {"steps": [1000, 2000, 3000], "return_mean": [-1.0, 0.9, 1.0], "success_rate": [None, 0.94, 0.95]}
+    cards = {"steps": [1000, 5000], "return_mean": [0.1, 0.89]}
+    table = ablation.markdown([result(0, 1, 0.5, maze), result(0, 0, 1.0, maze), result(1, 0, 0.89, cards)], "command")
+    assert table.splitlines()[-1] == "| default | 1.00, 0.50 | 3, 3 | 0.89 | never |"
+
+
+def test_the_settings_benchmark_runs_and_keeps_what_is_finished(tmp_path, monkeypatch, capsys):
+    short = {"short": ablation.Task("mru_rl/TMaze-v0", {"length": 4}, 2000, "success_rate", 0.95)}
+    monkeypatch.setattr(ablation, "TASKS", short)
+    words = [
+        "bench",
+        "settings",
+        "--arms",
+        "default",
+        "discount 0",
+        "--seeds",
+        "1",
+        "--workers",
+        "1",
+        "--out",
+        str(tmp_path),
+    ]
+    main(words)
+    first = (tmp_path / "results.jsonl").read_bytes()
+    assert first.count(b"\n") == 2
+    main(words)
+    assert (tmp_path / "results.jsonl").read_bytes() == first
+    assert "| discount 0 | " in (tmp_path / "table.md").read_text()
+    assert "| default | " in capsys.readouterr().out
