@@ -30,7 +30,7 @@ class PPO:
         self.policy, self.head, self.config, self.generator = policy, head, config, generator
         self.discount, self.entropy, self.minibatches = config.discount, config.entropy, config.minibatches
         self.optimizer = torch.optim.Adam(policy.parameters(), lr=config.learning_rate, eps=1e-5, fused=True)
-        self._before: list[tuple[Tensor, Tensor]] = []
+        self._before: list[Tensor] = []
 
     def update(self, rollout: Rollout, progress: float) -> dict[str, float]:
         """Learn from one rollout. progress: share of the run done, in [0, 1], for the learning-rate schedule."""
@@ -105,21 +105,23 @@ class PPO:
         return torch.stack([found[name] for name in _LOSS_METRICS]).cpu()
 
     def _keep(self) -> None:
-        """Remember parameters and Adam's moments as they are before a step."""
-        with torch.no_grad():
-            self._before = [
-                (tensor, tensor.clone())
-                for parameter in self.policy.parameters()
-                for tensor in (parameter, *self.optimizer.state.get(parameter, {}).values())
-            ]
+        """Remember the parameters as they are before a step."""
+        self._before = [parameter.detach().clone() for parameter in self.policy.parameters()]
 
     def _undo(self) -> int:
-        """Take the last step back; returns how many were, none where one was taken back already."""
+        """Take the last step back; returns how many were, none where one was taken back already.
+
+        Adam's first moment starts anew, or the next step would lead to the same place; its second moment stays, and with it
+        the size of the gradient that led there.
+        """
+        if not self._before:
+            return 0
         with torch.no_grad():
-            for tensor, value in self._before:
-                tensor.copy_(value)
-        count, self._before = int(bool(self._before)), []
-        return count
+            for parameter, value in zip(self.policy.parameters(), self._before, strict=True):
+                parameter.copy_(value)
+                self.optimizer.state[parameter]["exp_avg"].zero_()
+        self._before = []
+        return 1
 
 
 _LOSS_METRICS = ("policy_loss", "value_loss", "entropy", "kl", "clip_share", "grad_norm")
