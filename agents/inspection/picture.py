@@ -18,12 +18,14 @@ from mru_rl.agents.inspection.episode import CellMemory, Episode
 from mru_rl.agents.inspection.summary import headline
 from mru_rl.agents.plots import save_atomically
 
+DPI = 130
 COLUMNS = 900  # fewer than the panels have pixels across, so that none is lost in drawing
 LINES = 4  # an action of at most so many parts is drawn as lines, a larger one as an image
 HELD = {-1: "#a6c8e4", 0: "#f4f4f2", 1: "#f8c99b"}
 WRITTEN = {-1: "#0b4f8a", 0: "#f4f4f2", 1: "#b3420e"}
 BLUE, RED, INK = "#0b6e99", "#b3541e", "#222222"
-NARROW, RARE = 150, 0.02  # from so many columns on, what happens in so small a share of them is marked besides
+NARROW, RARE, MARKED = 150, 0.02, 128
+"""From so many columns on, what happens in so small a share of them is marked besides, where rows are at most so many."""
 RANGE = "from minus (blue) to plus (red) its largest size"
 TITLE: dict[str, Any] = {"loc": "left", "fontsize": 8, "color": INK, "pad": 3}
 
@@ -49,7 +51,7 @@ def draw(episode: Episode, path: Path) -> None:
         main.spines[["top", "right"]].set_visible(False)
     _step_axes([main for main, _ in panels], episode, columns)
     _rate_axes([side for _, side in panels], episode)
-    save_atomically(figure, path, dpi=130)
+    save_atomically(figure, path, dpi=DPI)
 
 
 def _figure(heights: list[float], title: list[str]) -> tuple[Figure, list[tuple[Any, Any]]]:
@@ -112,7 +114,8 @@ def scaled(rows: np.ndarray) -> np.ndarray:
 
 
 def _height(rows: int, each: float, least: float = 0.5) -> float:
-    return float(np.clip(rows * each, least, 5.5))
+    """Inches for so many rows: `each` a row while that is not too tall, and a pixel a row at the very least."""
+    return float(np.clip(rows * each, least, max(5.5, 1.02 * rows / DPI)))
 
 
 def _extent(columns: Columns, rows: int) -> tuple[float, float, float, float]:
@@ -125,8 +128,12 @@ def _show(axis: Any, columns: Columns, image: np.ndarray, **options: Any) -> Non
 
 
 def _mark_rare(axis: Any, columns: Columns, events: np.ndarray, color: str) -> None:
-    """Diamonds where events [C, rows] happen, in rows where they are rare: one narrow column is easily overlooked."""
-    rare = (events.mean(axis=0) <= RARE) & (len(events) >= NARROW)
+    """Diamonds where events [C, rows] happen, in rows where they are rare: one narrow column is easily overlooked.
+
+    None where rows are so many that the diamonds would cover their neighbours.
+    """
+    steps, rows = events.shape
+    rare = (events.mean(axis=0) <= RARE) & (steps >= NARROW) & (rows <= MARKED)
     column, row = np.nonzero(events & rare)
     axis.plot(
         columns.centres[column],
@@ -188,6 +195,7 @@ def _memory(axis: Any, side: Any, columns: Columns, memory: CellMemory) -> None:
     if memory.writes is not None:
         _mark_rare(axis, columns, columns.any(memory.writes)[:, order], INK)
     units = len(order)
+    axis.set_ylim(1.004 * units - 0.5, -0.004 * units - 0.5)  # the frame covers no row
     named = range(units) if units <= 64 and memory.states.any() else []
     axis.set_yticks(named, [str(order[row]) for row in named], fontsize=5)
     axis.tick_params(axis="y", length=0, pad=1)

@@ -12,9 +12,9 @@ from mru_rl.agents.actions import action_head
 from mru_rl.agents.cli import main
 from mru_rl.agents.evaluate import ROWS, evaluate, load_agent
 from mru_rl.agents.inspection.columns import Columns
-from mru_rl.agents.inspection.episode import CellMemory, record_episode
+from mru_rl.agents.inspection.episode import CellMemory, Episode, record_episode
 from mru_rl.agents.inspection.inspect_run import inspect_run
-from mru_rl.agents.inspection.picture import HELD, WRITTEN, memory_image, unit_order
+from mru_rl.agents.inspection.picture import HELD, WRITTEN, draw, memory_image, unit_order
 from mru_rl.agents.inspection.summary import last_write, longest_hold, write_classes
 
 SEED = 5
@@ -136,6 +136,27 @@ def test_no_write_is_lost_where_steps_share_a_column(cell):
     darker = (memory_image(memory, columns, order) != memory_image(silent, columns, order)).any(-1)
     for unit in range(12):
         assert set(np.flatnonzero(darker[unit])) == set(np.flatnonzero(memory.writes[:, unit]) // 13)
+
+
+def test_every_written_column_and_unit_has_its_pixels_in_the_png(tmp_path):
+    steps, units = (
+        8999,
+        1000,
+    )  # columns of 10 steps, units of a pixel; every second column is written in every second unit
+    writes = np.zeros((steps, units), bool)
+    writes[0] = True
+    writes[np.ix_(np.arange(3, steps, 20), np.arange(0, units, 2))] = True
+    nothing = np.zeros(steps, np.float32)
+    episode = Episode(
+        env="e", env_kwargs={}, core="bmru", train_seed=0, trained_steps=0, number=0, inputs=nothing[:, None],
+        channels=["obs 0"], action=nothing.astype(int), reward=nothing, value=nothing,
+        memory=[CellMemory("layer_0", "bmru", np.ones((steps, units), np.float32), writes)], finished=True, success_return=None,
+    )  # fmt: skip
+    draw(episode, tmp_path / "picture.png")
+    pixels = images.imread(tmp_path / "picture.png")[..., :3]
+    dark = (np.abs(pixels - np.array(to_rgb(WRITTEN[1]))) < 0.01).all(-1)
+    assert np.diff(dark.astype(int), axis=1).clip(0).sum(axis=1).max() == 450, "columns along a unit that wrote"
+    assert dark[:, dark.sum(axis=0) > 400].sum(axis=0).min() >= 500, "units along a column"
 
 
 def test_columns_keep_the_last_value_the_extremes_and_whether_anything_happened():
