@@ -120,9 +120,9 @@ class Trainer:
     def _advance_curriculum(self) -> None:
         """Go to the next level where this one is mastered."""
         recent = self.collector.recent
-        if self.curriculum is None or self.level == self.curriculum.last or len(recent) < recent.maxlen:
+        if self.curriculum is None or self.level is None or self.level == self.curriculum.last:
             return
-        if sum(success for _, _, success in recent) >= MASTERED * len(recent):
+        if len(recent) == recent.maxlen and sum(success for _, _, success in recent) >= MASTERED * len(recent):
             self._set_level(self.curriculum.after(self.level))
 
     def update(self) -> tuple[dict[str, float], Rollout]:

@@ -34,7 +34,7 @@ from mru_rl.blocks.hybrid import parse_spec
 
 CORES = ("bmru+mingru", "bmru", "cmru", "acmru", "mingru", "gru", "lstm", "lru", "s5", "mamba", "mlp")
 FEW = ("bmru+mingru", "bmru", "mingru", "gru")
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "smoke": {"cores": FEW, "seeds": 2, "trials": 1, "search_seeds": 1},
     "small": {"cores": CORES, "seeds": 3, "trials": 1, "search_seeds": 1},
     "full": {"cores": CORES, "seeds": 5, "trials": 5, "search_seeds": 1},
@@ -61,7 +61,8 @@ def retention(preset: str) -> Benchmark:
 
 def delay(preset: str, lengths: Sequence[int] | None = None) -> Benchmark:
     """Trained on long delays directly; 1,000 env steps of training for every step of the corridor, and a million more."""
-    chosen = lengths or {"smoke": (100,), "small": (500,)}.get(preset, (500, 1000, 3000))
+    usual: dict[str, Sequence[int]] = {"smoke": (100,), "small": (500,), "full": (500, 1000, 3000)}
+    chosen = lengths or usual[preset]
     variants = tuple(
         Variant(n, "mru_rl/TMaze-v0", {"length": n}, 1000 * (n + 1000 if preset != "smoke" else 200), _lengths(n))
         for n in chosen

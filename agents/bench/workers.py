@@ -102,6 +102,7 @@ def _serve(pipe: Connection, work: Callable[[Any], Any]) -> None:
             job = pipe.recv()
         except (EOFError, KeyboardInterrupt):
             return
+        answer: tuple[Any, str | None]
         try:
             answer = (work(job), None)
         except KeyboardInterrupt:
