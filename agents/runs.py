@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
@@ -93,6 +94,7 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
     write_atomically(path, (json.dumps(values, indent=2) + "\n").encode())
 
 
+@functools.cache  # the code of a long process is that of its start, whatever happens to the checkout meanwhile
 def _commit() -> str | None:
     """The commit of the checkout this package runs from, "+" appended where files differ from it; None outside one."""
     here = Path(__file__).resolve().parent
