@@ -25,6 +25,7 @@ from rich.table import Table
 
 from mru_rl.agents.bench.jobs import Job, Point, run_job, running_dir
 from mru_rl.agents.bench.workers import do_all
+from mru_rl.agents.curriculum import at_level
 from mru_rl.agents.progress import duration
 from mru_rl.agents.report.tables import write_tables
 from mru_rl.agents.runs import provenance, write_json
@@ -157,7 +158,7 @@ def _height(result: Mapping[str, Any]) -> float:
 
 def _trials(benchmark: Benchmark) -> list[tuple[str, dict[str, Any]]]:
     variant = benchmark.variants[0]
-    with make(variant.env, 1, **variant.env_kwargs) as env:
+    with make(variant.env, 1, **at_level(variant.env_kwargs)) as env:
         return trials_for(env.horizon or 1000)[: benchmark.trials]
 
 
@@ -176,7 +177,7 @@ def _state_size(benchmark: Benchmark, core: str, variant: Variant) -> int:
     """Equal for all cores, or such that all have the parameters of REFERENCE_CORE."""
     if benchmark.equal == "state":
         return benchmark.state_size
-    with make(variant.env, 1, **variant.env_kwargs) as env:
+    with make(variant.env, 1, **at_level(variant.env_kwargs)) as env:
         inputs = AgentInput(env, flatten=True, previous_action=not env.open_loop, start_flag=True).obs_size
     width = benchmark.hidden_size
     wanted = count_parameters(make_core(REFERENCE_CORE, inputs, width, state_size=benchmark.state_size))
