@@ -103,9 +103,6 @@ class PPOConfig(TrainConfig):
     where not given: about 1,024 steps each, at least 8 of them, two rows in each"""
     clip: float = 0.2
     """how far an action's probability ratio may move before its gradient is cut"""
-    max_kl: float = 0.5
-    """a gradient step after which the policy is this far from the acting one, in nats per step, is taken back: one write
-    gate that flips can make a policy jump where clipping cannot hold it"""
     entropy: float | None = None
     """entropy bonus; from the env's horizon where not given: over a long corridor a large one outweighs the one reward"""
     value_coef: float = 0.5
@@ -127,7 +124,7 @@ class PPOConfig(TrainConfig):
         for name in ("discount", "gae_lambda"):
             value = getattr(self, name)
             require(value is None or 0 <= value <= 1, f"{flag(name)} must lie in [0, 1], got {value}")
-        for name in ("learning_rate", "clip", "max_kl", "max_grad_norm"):
+        for name in ("learning_rate", "clip", "max_grad_norm"):
             require(getattr(self, name) > 0, f"{flag(name)} must be positive, got {getattr(self, name)}")
         for name in ("entropy", "value_coef"):
             value = getattr(self, name)

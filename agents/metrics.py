@@ -17,7 +17,6 @@ GLOSSARY = {
     "entropy": "entropy of the policy in nats, per step",
     "kl": "estimated KL divergence from the acting policy to the updated one, in nats",
     "clip_share": "share of actions whose probability ratio left [1 - clip, 1 + clip]",
-    "undone_steps": "gradient steps of the update that were taken back, since they moved the policy too far at once",
     "grad_norm": "norm of the gradient before clipping",
     "explained_variance": "1 - Var(target - value) / Var(target): 1 is a perfect critic, 0 a constant one",
     "learning_rate": "Adam's step size in this update",

@@ -17,9 +17,6 @@ class PPO:
 
     A minibatch is a set of whole rows of the rollout; the memory runs over each row in one parallel scan, from the
     state stored at the segment's start (not recomputed between epochs), with resets inside.
-    A write gate is a step function of the parameters: one small gradient step can make a unit forget what it held through
-    an episode, and the policy jumps where clipping cannot hold it. A step after which the policy is more than max_kl from
-    the acting one is taken back.
     Written here, not taken from torchrl: ClipPPOLoss runs actor and critic as two modules, and the memory would be run
     twice; here both read one pass of it.
     """
@@ -30,7 +27,6 @@ class PPO:
         self.policy, self.head, self.config, self.generator = policy, head, config, generator
         self.discount, self.entropy, self.minibatches = config.discount, config.entropy, config.minibatches
         self.optimizer = torch.optim.Adam(policy.parameters(), lr=config.learning_rate, eps=1e-5, fused=True)
-        self._before: list[Tensor] = []
 
     def update(self, rollout: Rollout, progress: float) -> dict[str, float]:
         """Learn from one rollout. progress: share of the run done, in [0, 1], for the learning-rate schedule."""
@@ -40,22 +36,13 @@ class PPO:
             group["lr"] = learning_rate
         batch = self._prepare(rollout)
         rows = rollout.start_state.shape[0]
-        totals, undone = torch.zeros(len(_LOSS_METRICS)), 0
+        totals = torch.zeros(len(_LOSS_METRICS))
         for _ in range(config.epochs):
             order = torch.randperm(rows, generator=self.generator).to(rollout.start_state.device)
             for chosen in order.chunk(self.minibatches):
-                minibatch = {k: v.index_select(0, chosen) for k, v in batch.items()}
-                loss, found = self._loss(minibatch)
-                if found["kl"] > config.max_kl:
-                    undone += self._undo()
-                    loss, found = self._loss(minibatch)
-                totals += self._gradient_step(loss, found)
-        with torch.no_grad():
-            if self._loss(minibatch)[1]["kl"] > config.max_kl:
-                undone += self._undo()
+                totals += self._gradient_step({k: v.index_select(0, chosen) for k, v in batch.items()})
         means = (totals / (config.epochs * self.minibatches)).tolist()
         metrics = dict(zip(_LOSS_METRICS, means, strict=True))
-        metrics["undone_steps"] = float(undone)
         metrics["explained_variance"] = _explained_variance(batch["value"], batch["target"])
         metrics["learning_rate"] = learning_rate
         return metrics
@@ -78,7 +65,7 @@ class PPO:
             "state": rollout.start_state,
         }
 
-    def _loss(self, rows: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def _gradient_step(self, rows: dict[str, Tensor]) -> Tensor:
         config = self.config
         params, value, _ = self.policy(rows["x"], rows["state"], rows["is_init"])
         log_prob, entropy = self.head.log_prob_and_entropy(params, rows["action"])
@@ -87,41 +74,15 @@ class PPO:
         value_loss = 0.5 * (value - rows["target"]).square().mean()
         entropy = entropy.mean()
         loss = policy_loss + config.value_coef * value_loss - self.entropy * entropy
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        grad_norm = nn.utils.clip_grad_norm_(self.policy.parameters(), config.max_grad_norm)
+        self.optimizer.step()
         with torch.no_grad():
             ratio = log_ratio.exp()
             kl = (ratio - 1 - log_ratio).mean()
-            clip_share = ((ratio - 1).abs() > config.clip).float().mean()
-        return loss, {
-            "policy_loss": policy_loss.detach(), "value_loss": value_loss.detach(), "entropy": entropy.detach(),
-            "kl": kl, "clip_share": clip_share,
-        }  # fmt: skip
-
-    def _gradient_step(self, loss: Tensor, found: dict[str, Tensor]) -> Tensor:
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        found["grad_norm"] = nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm)
-        self._keep()
-        self.optimizer.step()
-        return torch.stack([found[name] for name in _LOSS_METRICS]).cpu()
-
-    def _keep(self) -> None:
-        """Remember the parameters as they are before a step."""
-        self._before = [parameter.detach().clone() for parameter in self.policy.parameters()]
-
-    def _undo(self) -> int:
-        """Take the last step back; returns how many were, none where one was taken back already.
-
-        Adam's first moment starts anew, or the next step would lead to the same place; its second moment stays, and with it
-        the size of the gradient that led there.
-        """
-        if not self._before:
-            return 0
-        with torch.no_grad():
-            for parameter, value in zip(self.policy.parameters(), self._before, strict=True):
-                parameter.copy_(value)
-                self.optimizer.state[parameter]["exp_avg"].zero_()
-        self._before = []
-        return 1
+            clipped = ((ratio - 1).abs() > config.clip).float().mean()
+            return torch.stack([policy_loss, value_loss, entropy, kl, clipped, grad_norm]).cpu()
 
 
 _LOSS_METRICS = ("policy_loss", "value_loss", "entropy", "kl", "clip_share", "grad_norm")

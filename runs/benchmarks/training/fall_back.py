@@ -62,7 +62,6 @@ def watch(config: PPOConfig) -> list[dict[str, float]]:
                 "lost": len(before.keys() - now.keys()),
                 "changed": sum(before[unit] != now[unit] for unit in before.keys() & now.keys()),
                 "told_apart": len(set(zip(*now.values(), strict=True))) if now else 1, "margin": margin, "entropy": metrics.get("entropy"), "kl": metrics.get("kl"),
-                "undone_steps": metrics.get("undone_steps"),
             }
         )  # fmt: skip
         before = now
