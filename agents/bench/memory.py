@@ -159,7 +159,7 @@ def custom(args: argparse.Namespace) -> Benchmark:
     made = _benchmark(
         args.preset, "custom", f"{args.env} {' '.join(args.env_kwargs)}".strip(),
         f"{args.steps:,} steps of training on {args.env}: what do the agents reach?",
-        args.measure, name or "env", name or "as trained", None, (variant,), trained=kwargs.get(name),
+        args.measure, name or "id", name or "task", None, (variant,), trained=kwargs.get(name),
     )  # fmt: skip
     return dataclasses.replace(made, name=f"custom {args.env}")
 

@@ -27,6 +27,7 @@ from mru_rl.cells.bmru import BMRU
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.ticker import EngFormatter
 
 CARDS = 4
 
@@ -85,7 +86,7 @@ def draw(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     axes[2].plot(steps, [row["margin"] for row in rows], color="#444444")
     axes[2].set_ylabel("nearest carrier's distance\nfrom being overwritten")
     axes[2].set_xlabel("env steps")
-    axes[2].xaxis.set_major_formatter("{x:,.0f}")
+    axes[2].xaxis.set_major_formatter(EngFormatter())
     for axis in axes:
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
@@ -107,7 +108,7 @@ def main() -> None:
     rows = watch(config)
     args.out.mkdir(parents=True, exist_ok=True)
     write_json(args.out / f"{args.name}.json", {"settings": settings, "provenance": provenance("cpu"), "rows": rows})
-    draw(rows, args.out / f"{args.name}.png", f"RepeatFirstHard, bmru, {args.name}, seed {args.seed}")
+    draw(rows, args.out / f"{args.name}.png", f"RepeatFirstHard, bmru, {args.name}")
     best = max(row["return_mean"] for row in rows)
     print(json.dumps({"name": args.name, "best": round(best, 3), "last": round(rows[-1]["return_mean"], 3)}))
 
