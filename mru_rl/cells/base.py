@@ -114,16 +114,18 @@ class ScanCell(Cell):
         return torch.complex(*state.unflatten(-1, (-1, 2)).unbind(-1)) if self.complex_state else state
 
     def forward(self, x: Tensor, state: Tensor, is_init: Tensor, restart: Tensor | None = None) -> CellOutput:
-        a, b = self.coefficients(x)
         h0 = self.unpack(state)
         start = None if restart is None else self.unpack(restart)
-        h, last = linear_scan(a, b, h0, is_init, start)
+        h, last = self.solve(x, h0, is_init, start)
         features = self.readout(h, state_before(h, h0, is_init, start), x)
         return CellOutput(features, self.pack(h), self.pack(last))
 
     def advance(self, x: Tensor, state: Tensor, is_init: Tensor) -> Tensor:
-        a, b = self.coefficients(x)
-        return self.pack(linear_scan(a, b, self.unpack(state), is_init)[1])
+        return self.pack(self.solve(x, self.unpack(state), is_init, None)[1])
+
+    def solve(self, x: Tensor, h0: Tensor, is_init: Tensor, restart: Tensor | None) -> tuple[Tensor, Tensor]:
+        """States after every step [B, T, units] and the last one; a unit that has a faster way overrides this."""
+        return linear_scan(*self.coefficients(x), h0, is_init, restart)
 
     def step(self, x: Tensor, state: Tensor, is_init: Tensor) -> tuple[Tensor, Tensor]:
         a, b = self.coefficients(x)

@@ -1,12 +1,30 @@
-"""The state of a BMRU without a scan: what the last write left, found by a running maximum and a gather."""
+"""The state of a BMRU without a scan: what the last write left, found by a running maximum and a gather.
+
+    python -m mru_rl.cells.last_write [--device cpu|cuda] [--threads N] [--shapes B,T,H ...]
+
+measures it against the scan (and, on a GPU, against the kernel that a BMRU takes there), gate included.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from mru_rl.cells.hold import hold
+from mru_rl.cells.surrogate import write
+from mru_rl.scan.bench import least_time, provenance
+from mru_rl.scan.dispatch import linear_scan
+
+SHAPES = ["16,128,64", "64,128,64", "1,1024,64", "16,1024,128", "1,100000,64"]
+RESET_RATE = 0.01
 
 
 def last_write(
@@ -15,9 +33,12 @@ def last_write(
     """h[t] = a[t] h[t-1] + b[t] for a[t] in {0, 1} and b[t] = 0 where a[t] = 1: a unit that replaces or holds.
 
     Arguments, results and gradients as in `mru_rl.linear_scan`, exactly where that is exact: h[t] is b at the last
-    write at or before t, or the restart state of its episode, or h0. Forward and backward on one EPYC core it takes
-    3.4 to 4 times as long as the scan for [16 to 64, 128, 64] and 17 times for [1, 100000, 64], so the cells use the
-    scan and the tests use this to check it.
+    write at or before t, or the restart state of its episode, or h0.
+
+    Slower than the scan wherever it was measured, so the cells use the scan and the tests use this to check it: with
+    the gate, forward and backward, it takes 1.4 to 1.6 times as long at [1, 1024, 64], 2.4 to 13 times at [16, 128, 64]
+    and 3.0 to 4.8 times at [64, 128, 64], [16, 1024, 128] and [1, 100000, 64] (three runs of
+    `python -m mru_rl.cells.last_write --threads 1` on an EPYC processor that did other work too). On a GPU not measured.
     """
     return _LastWrite.apply(a, b, h0, is_init, restart)
 
@@ -57,3 +78,42 @@ class _LastWrite(torch.autograd.Function):
         if restart is not None:
             grad_restart = torch.where(start & ~write, g, 0.0).to(restart_dtype)
         return (g * before).to(a_dtype), g.to(b_dtype), source[:, 0].to(h0_dtype), None, grad_restart
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Print, for every shape, how many times as long as gate and scan the other ways take."""
+    parser = argparse.ArgumentParser(prog="python -m mru_rl.cells.last_write", description="Last write against scan.")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads of torch")
+    parser.add_argument("--shapes", nargs="+", default=SHAPES, metavar="B,T,H", help="sequences, steps, units")
+    options = parser.parse_args(argv)
+    torch.set_num_threads(options.threads)
+    command = ["python", "-m", "mru_rl.cells.last_write", *(sys.argv[1:] if argv is None else argv)]
+    made = provenance(options.threads, options.device) | {"command": shlex.join(command), "reset_rate": RESET_RATE}
+    print(json.dumps(made, indent=1))
+    ways: dict[str, Callable[..., Any]] = {
+        "scan": lambda u, beta, level, *rest: linear_scan(*write(u, beta, level), *rest),
+        "last write": lambda u, beta, level, *rest: last_write(*write(u, beta, level), *rest),
+    }
+    if options.device != "cpu":
+        ways["hold"] = hold
+    print(f"\nforward + backward, against the scan's time\n| [B, T, H] | scan (ms) | {' | '.join([*ways][1:])} |")
+    print("|---" * (len(ways) + 1) + "|")
+    for shape in options.shapes:
+        B, T, H = map(int, shape.split(","))
+        scan, *others = (measure(way, B, T, H, options.device) for way in ways.values())
+        print(f"| [{B}, {T}, {H}] | {scan * 1e3:.2f} |", " | ".join(f"{t / scan:.1f}" for t in others), "|", flush=True)
+
+
+def measure(way: Callable[..., Any], B: int, T: int, H: int, device: str) -> float:
+    """Seconds of the fastest of some forward and backward passes of a unit that writes at a tenth of the steps."""
+    torch.manual_seed(0)
+    u, beta = torch.randn(B, T, H), torch.full((B, T, H), 1.645)
+    made = (u, beta, torch.ones(H), torch.zeros(B, H))
+    inputs = [x.to(device).requires_grad_() for x in made]
+    weight, is_init = torch.randn(B, T, H).to(device), (torch.rand(B, T) < RESET_RATE).to(device)
+    return least_time(lambda: torch.autograd.grad(way(*inputs, is_init)[0], inputs, weight), device)
+
+
+if __name__ == "__main__":
+    main()

@@ -19,8 +19,9 @@ class LinearAttention(MatrixState, ScanCell):
 
     tied: g = sigmoid(W_g x + c_g) and k = 1 - g, HGRN2's form with lower bound 0.
     x: [B, T, D] -> y: [B, T, value_size], state: key_size * value_size. What is read is y at M[t] and at M[t-1].
-    The recurrence is elementwise, so it runs in the scan. Checked against fla-core's naive GLA. Departures: one head,
-    a full-rank gate (there of rank 16), biases; norm and output gate are the block's.
+    The recurrence is elementwise, so it runs in the scan. Checked against fla-core's naive GLA, tied as well, with k and
+    v as HGRN2's layer of flash-linear-attention passes them. Departures: one head, a full-rank gate (there of rank 16),
+    biases, no SiLU on HGRN2's query; norm and output gate are the block's.
     """
 
     name = "linear-attention"

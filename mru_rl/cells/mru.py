@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from mru_rl.cells.base import ScanCell
+from mru_rl.cells.hold import hold
 from mru_rl.cells.surrogate import SURROGATES, Surrogate, write
+from mru_rl.scan.dispatch import linear_scan, resolve
 
 
 class MRU(ScanCell):
@@ -76,10 +78,25 @@ class MRU(ScanCell):
         return self.alpha.abs()
 
     def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        u, beta = self.candidate_and_threshold(x)
+        return self._write(*self.candidate_and_threshold(x), self.level(x))
+
+    def _write(self, u: Tensor, beta: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
         return write(
-            u, beta, self.level(x),
+            u, beta, level,
             carry=self.carry, slope=self.slope, sign_slope=self.sign_slope, surrogate=self.surrogate,
+        )  # fmt: skip
+
+    def solve(self, x: Tensor, h0: Tensor, is_init: Tensor, restart: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Gate and scan, on a GPU in one kernel where a write replaces and the level does not depend on the input."""
+        own = type(self).coefficients is not MRU.coefficients
+        if own or self.carry != 0 or resolve("auto", x.device) != "triton":
+            return super().solve(x, h0, is_init, restart)
+        (u, beta), level = self.candidate_and_threshold(x), self.level(x)
+        if level.shape != u.shape[-1:] or not u.dtype == beta.dtype == level.dtype:
+            return linear_scan(*self._write(u, beta, level), h0, is_init, restart)
+        return hold(
+            u, beta, level, h0, is_init, restart,
+            slope=self.slope, sign_slope=self.sign_slope, surrogate=self.surrogate,
         )  # fmt: skip
 
     def gates(self, x: Tensor) -> Tensor:

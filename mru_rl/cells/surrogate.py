@@ -46,7 +46,7 @@ class _Write(torch.autograd.Function):
     def forward(
         u: Tensor, beta: Tensor, level: Tensor, carry: float, slope: float, sign_slope: float, shape: Surrogate
     ) -> tuple[Tensor, Tensor]:
-        return _coefficients(u, beta, level, carry)
+        return coefficients(u, beta, level, carry)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
@@ -56,14 +56,22 @@ class _Write(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, da: Tensor, db: Tensor) -> tuple:
         u, beta, level = ctx.saved_tensors
-        carry, slope, sign_slope, shape = ctx.settings
-        sign, v = u.sign(), u.abs().sub_(beta)
-        signed = db * sign
-        written = signed * _gate(v)
-        dz = torch.addcmul(da * (carry - 1.0), signed, level)
-        dv = dz.mul_(bump(v, slope, 0.5 * slope, shape))
-        du = torch.addcmul(dv, written * level, bump(u, sign_slope, sign_slope, shape)).mul_(sign)
-        return du, -dv, written.sum_to_size(level.shape), None, None, None, None
+        du, dbeta, written = write_backward(da, db, u, beta, level, *ctx.settings)
+        return du, dbeta, written.sum_to_size(level.shape), None, None, None, None
+
+
+def write_backward(
+    da: Tensor, db: Tensor, u: Tensor, beta: Tensor, level: Tensor,
+    carry: float, slope: float, sign_slope: float, shape: Surrogate,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """du, dbeta and, not yet summed to the level's shape, dlevel, as `_Write` says."""
+    sign, v = u.sign(), u.abs().sub_(beta)
+    signed = db * sign
+    written = signed * _gate(v)
+    dz = torch.addcmul(da * (carry - 1.0), signed, level)
+    dv = dz.mul_(bump(v, slope, 0.5 * slope, shape))
+    du = torch.addcmul(dv, written * level, bump(u, sign_slope, sign_slope, shape)).mul_(sign)
+    return du, -dv, written
 
 
 def _gate(v: Tensor) -> Tensor:
@@ -71,7 +79,8 @@ def _gate(v: Tensor) -> Tensor:
     return v.sign().clamp(min=0.0)
 
 
-def _coefficients(u: Tensor, beta: Tensor, level: Tensor, carry: float) -> tuple[Tensor, Tensor]:
+def coefficients(u: Tensor, beta: Tensor, level: Tensor, carry: float) -> tuple[Tensor, Tensor]:
+    """a, b without a graph."""
     z = _gate(u.abs() - beta)
     return 1.0 - (1.0 - carry) * z if carry else 1.0 - z, u.sign() * level * z  # where u is 0 nothing is written
 
@@ -94,5 +103,5 @@ def write(
     Returns a, b: [..., H].
     """
     if not torch.is_grad_enabled():  # acting: a node of the graph costs more than the arithmetic
-        return _coefficients(u, beta, level, carry)
+        return coefficients(u, beta, level, carry)
     return _Write.apply(u, beta, level, carry, slope, sign_slope, surrogate)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Callable
 
@@ -13,7 +12,6 @@ from mru_rl.scan import chunked, ops, reference
 
 Scan = Callable[[Tensor, Tensor, Tensor, Tensor, "Tensor | None"], tuple[Tensor, Tensor]]
 BACKENDS = ("chunked", "reference", "triton")
-_HAS_TRITON = importlib.util.find_spec("triton") is not None
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton reads it once, when it is imported
 _STATE = {torch.float16: torch.float32, torch.bfloat16: torch.float32}  # where it is wider than what comes in
 _SEGMENT = {"cpu": 2**18, "cuda": 2**24}  # numbers computed again at a time: few for the cache, many to fill a GPU
@@ -70,7 +68,7 @@ def resolve(backend: str, device: torch.device | str = "cpu") -> str:
         traced_otherwise = torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
         if _inside_torch_func() and not traced_otherwise:  # torch.export works inside a layer of torch.func of its own
             return "reference"
-        return "triton" if torch.device(device).type == "cuda" and _HAS_TRITON else "chunked"
+        return ops.fastest(torch.device(device))
     if backend not in BACKENDS:
         raise ValueError(f"scan backend is one of auto, {', '.join(list_backends())}; got {backend!r}")
     if backend == "triton" and (why := _why_no_triton(torch.device(device))):
@@ -79,7 +77,7 @@ def resolve(backend: str, device: torch.device | str = "cpu") -> str:
 
 
 def _why_no_triton(device: torch.device) -> str:
-    if not _HAS_TRITON:
+    if not ops.HAS_TRITON:
         return (
             "scan backend 'triton' needs the package triton, which is not installed; "
             "install it (pip install triton, on Linux) or take backend='auto'"

@@ -10,6 +10,7 @@ states at every segment-th step are kept, and the backward pass computes the h o
 
 from __future__ import annotations
 
+import importlib.util
 from types import ModuleType
 from typing import Any
 
@@ -17,6 +18,8 @@ import torch
 from torch import Tensor
 
 from mru_rl.scan import chunked
+
+HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 torch.library.define(
     "mru_rl::linear_scan",
@@ -40,13 +43,21 @@ def linear_scan(
     return h, h_last
 
 
-def on_device(backend: str, device: torch.device) -> ModuleType:
+def fastest(device: torch.device) -> str:
+    """What "auto" stands for there."""
+    return "triton" if device.type == "cuda" and HAS_TRITON else "chunked"
+
+
+def chosen(backend: str, device: torch.device) -> str:
+    """The backend that runs: the named one, or for "auto" the fastest."""
+    return fastest(device) if backend == "auto" else backend
+
+
+def _on_device(backend: str, device: torch.device) -> ModuleType:
     """The module whose `forward` and `backward` run."""
-    if backend == "triton" or (backend == "auto" and device.type == "cuda"):
-        try:
-            from mru_rl.scan import triton_kernels
-        except ImportError:
-            return chunked  # backend="triton" was refused by `dispatch.resolve`
+    if chosen(backend, device) == "triton":
+        from mru_rl.scan import triton_kernels
+
         return triton_kernels
     return chunked
 
@@ -55,7 +66,7 @@ def on_device(backend: str, device: torch.device) -> ModuleType:
 def _forward(
     a: Tensor, b: Tensor, h0: Tensor, is_init: Tensor, restart: Tensor | None, backend: str, segment: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    (B, T, H), wide, module = b.shape, torch.promote_types(b.dtype, torch.float32), on_device(backend, b.device)
+    (B, T, H), wide, module = b.shape, torch.promote_types(b.dtype, torch.float32), _on_device(backend, b.device)
     if segment == 0 or T == 0:
         h, h_last = module.forward(a, b, h0, is_init, restart)
         return h, h_last, h_last.new_empty((0, B, H))
@@ -73,7 +84,7 @@ def _backward(
     grad_h: Tensor | None, grad_last: Tensor | None, a: Tensor, b: Tensor | None, h: Tensor | None, h0: Tensor,
     starts: Tensor, is_init: Tensor, restart: Tensor | None, backend: str, segment: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    module, T = on_device(backend, a.device), a.shape[1]
+    module, T = _on_device(backend, a.device), a.shape[1]
     if h is not None:
         grad_a, grad_b, grad_h0, grad_restart = module.backward(grad_h, grad_last, a, h, h0, is_init, restart)
         return grad_a, grad_b, grad_h0, grad_h0.new_empty(0) if grad_restart is None else grad_restart
@@ -156,7 +167,7 @@ class _InsideTorchFunc(torch.autograd.Function):
 torch.library.register_autograd("mru_rl::linear_scan", _differentiate, setup_context=_keep)
 
 
-def _fold(size: int, x: Any, dim: int | None) -> Any:
+def fold(size: int, x: Any, dim: int | None) -> Any:
     """x with the mapped axis (or size copies) as part of its batch axis: [V * B, ...]."""
     if not isinstance(x, Tensor):
         return x
@@ -166,7 +177,7 @@ def _fold(size: int, x: Any, dim: int | None) -> Any:
 
 def _vmap_forward(info: Any, dims: tuple[Any, ...], *arguments: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
     h, h_last, starts = torch.ops.mru_rl.linear_scan(
-        *(_fold(info.batch_size, x, dim) for x, dim in zip(arguments, dims, strict=True))
+        *(fold(info.batch_size, x, dim) for x, dim in zip(arguments, dims, strict=True))
     )
     unfold = (info.batch_size, -1)
     return (h.unflatten(0, unfold), h_last.unflatten(0, unfold), starts.unflatten(1, unfold)), (0, 0, 1)
@@ -174,7 +185,7 @@ def _vmap_forward(info: Any, dims: tuple[Any, ...], *arguments: Any) -> tuple[tu
 
 def _vmap_backward(info: Any, dims: tuple[Any, ...], *arguments: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
     size, starts = info.batch_size, arguments[6]
-    folded = [_fold(size, x, dim) for x, dim in zip(arguments, dims, strict=True)]
+    folded = [fold(size, x, dim) for x, dim in zip(arguments, dims, strict=True)]
     folded[6] = starts.unsqueeze(1).expand(-1, size, -1, -1) if dims[6] is None else starts.movedim(dims[6], 1)
     folded[6] = folded[6].flatten(1, 2)
     grads = torch.ops.mru_rl.linear_scan_backward(*folded)

@@ -181,6 +181,21 @@ def test_linear_attention_is_flas_gated_linear_attention():
     assert_same(out.last, last.reshape(B, 12), tolerance=1e-5)
 
 
+def test_tied_linear_attention_is_flas_gated_linear_attention_as_its_hgrn2_calls_it():
+    """fla-core has the recurrence; the call, k = 1 - exp(g), v = i, is read in flash-linear-attention's layers/hgrn2.py."""
+    naive = source_file("fla", "ops/gla/naive.py")
+    cell, x = cell_and_input("linear-attention", 12, key_size=4, tied=True)
+    state = torch.randn(B, 12, dtype=torch.float64)
+    g = F.logsigmoid(cell.gate(x))
+    want, last = naive.naive_recurrent_gla(
+        *(part.unsqueeze(2) for part in (cell.query(x), 1 - g.exp(), cell.input(x), g)),
+        initial_state=state.reshape(B, 1, 4, 3), output_final_state=True,
+    )  # fmt: skip
+    out = unroll(cell, x, state)
+    assert_same(out.features, want[:, :, 0], tolerance=1e-5)
+    assert_same(out.last, last.reshape(B, 12), tolerance=1e-5)
+
+
 def test_hgrn_is_flas_hgrn():
     naive = source_file("fla", "ops/hgrn/naive.py")
     cell, x = cell_and_input("hgrn", 6, lower_bound=0.3)
@@ -324,16 +339,6 @@ def test_ffm_is_the_closed_form_of_memory_monoids():
     rate = torch.complex(-cell.alpha.abs()[:, None].expand(3, 4), cell.omega.expand(3, 4))
     want = torch.stack([sum(torch.exp(rate * (t - j)) * u[:, j, :, None] for j in range(t + 1)) for t in range(T)], 1)
     assert_same(unroll(cell, x).features, torch.view_as_real(want).flatten(2))
-
-
-def test_tied_linear_attention_is_hgrn2s_outer_product_form():
-    cell, x = cell_and_input("linear-attention", 12, key_size=4, tied=True)
-    m, want = torch.zeros(B, 4, 3, dtype=torch.float64), []
-    for t in range(T):
-        keep = torch.sigmoid(cell.gate(x[:, t]))
-        m = torch.diag_embed(keep) @ m + torch.einsum("bk,bv->bkv", 1 - keep, cell.input(x[:, t]))
-        want.append(torch.einsum("bk,bkv->bv", cell.query(x[:, t]), m) / 2)
-    assert_same(unroll(cell, x).features, torch.stack(want, 1))
 
 
 def test_a_frame_stack_shows_the_last_inputs_newest_first_and_nothing_from_before_the_episode():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
 from mru_rl import linear_scan
 from mru_rl.cells.bmru import BMRU
-from mru_rl.cells.last_write import last_write
+from mru_rl.cells.last_write import last_write, main
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +48,15 @@ def test_a_broken_state_cannot_pass_a_reset_by_the_gather_either():
     assert h[0, 0].isnan().all()
     assert not h[0, 1:].any()
     assert not last.any()
+
+
+def test_the_measurement_against_the_scan_runs_and_says_what_made_it(capsys):
+    main(["--threads", "1", "--shapes", "1,3,2", "2,4,3"])
+    made, table = capsys.readouterr().out.split("\n\n")
+    assert json.loads(made)["command"] == "python -m mru_rl.cells.last_write --threads 1 --shapes 1,3,2 2,4,3"
+    rows = [line.strip("| ").split(" | ") for line in table.strip().splitlines()[3:]]
+    assert [row[0] for row in rows] == ["[1, 3, 2]", "[2, 4, 3]"]
+    assert all(float(number) > 0 for row in rows for number in row[1:])
 
 
 # packed signs

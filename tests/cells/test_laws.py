@@ -1,12 +1,15 @@
 """The laws every memory obeys, run over every registered cell and a set of cores, with and without read-before-write.
 
 A memory here is a cell or a whole core: both take (x, state, is_init, restart) for a sequence and (x, state, is_init)
-for a step. Everything is compared in float64 with every gradient, from states a memory really reaches.
+for a step. Everything is compared in float64 with every gradient, from states a memory really reaches, with scratch
+memory full of NaN. Those that scan run on every backend: on the one chosen by default always, on the others where slow
+tests run, on Triton's kernels when TRITON_INTERPRET=1 (test_backends.py starts that).
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 
 import pytest
 import torch
@@ -15,9 +18,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from mru_rl import list_cells, make_core
-from mru_rl.cells.base import Cell
+from mru_rl.cells.base import Cell, ScanCell
 from mru_rl.cells.mru import MRU
 from mru_rl.cells.registry import get_cell
+from mru_rl.scan import dispatch, ops
 
 INPUT = 3
 CORES = {
@@ -28,23 +32,53 @@ CORES = {
     "bmru+bmru": {"num_layers": 2},
 }
 MEMORIES = [*list_cells(), *CORES]
+BACKENDS = ["reference", *(["triton"] if dispatch._INTERPRETED else [])]  # beside "auto", which is chunked on a CPU
 CLOSE = {"rtol": 1e-9, "atol": 1e-10}
 
 
+def scans(name: str) -> bool:
+    """Whether the backend of the scan makes a difference."""
+    return name in CORES or name == "lstm" or issubclass(get_cell(name), ScanCell)
+
+
+def on_every_backend(names: Iterable[str], *options: tuple) -> list:
+    """Parameters (name, backend, *options) for the fixtures below; on all backends with the first options, or none."""
+    names, options = list(names), options or ((),)
+    everywhere = [(name, backend, *options[0]) for backend in BACKENDS for name in names if scans(name)]
+    return [
+        *(pytest.param((n, None, *o), id="-".join([n, *o[1:]])) for n in names for o in options),
+        *(pytest.param(case, id="-on-".join(case[:2]), marks=pytest.mark.slow) for case in everywhere),
+    ]
+
+
+@pytest.fixture(params=on_every_backend(MEMORIES))
+def name(request, monkeypatch) -> str:
+    """A memory's name, while `auto` stands for the backend it is to run on."""
+    name, backend = request.param
+    choose(backend, monkeypatch)
+    return name
+
+
+@pytest.fixture(params=on_every_backend(MEMORIES, (True, "reads-before"), (False, "reads-after-only")))
+def memory(request, monkeypatch) -> nn.Module:
+    """The memory itself, with and without read-before-write."""
+    name, backend, read_before_write, _ = request.param
+    choose(backend, monkeypatch)
+    return build(name, read_before_write)
+
+
+def choose(backend: str | None, monkeypatch) -> None:
+    if backend is not None:
+        monkeypatch.setattr(ops, "fastest", lambda device: backend)
+
+
 @pytest.fixture(autouse=True)
-def _one_thread_and_fixed_seed():
+def _one_thread_and_fixed_seed_and_nan_in_fresh_memory():
     torch.set_num_threads(1)
     torch.manual_seed(0)
-
-
-@pytest.fixture(params=["reads-before", "reads-after-only"])
-def read_before_write(request) -> bool:
-    return request.param == "reads-before"
-
-
-@pytest.fixture(params=MEMORIES)
-def memory(request, read_before_write) -> nn.Module:
-    return build(request.param, read_before_write)
+    torch.use_deterministic_algorithms(True)  # fills what torch.empty returns, and NaN is what floats get
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 def build(name: str, read_before_write: bool = True, dtype: torch.dtype = torch.float64) -> nn.Module:
@@ -142,14 +176,14 @@ def everything(runner, memory: nn.Module, x: Tensor, state: Tensor, is_init: Ten
 # 1 sequence == steps
 
 
-@pytest.mark.parametrize("T", [1, 13])
+@pytest.mark.parametrize("T", [1, 7, pytest.param(128, marks=pytest.mark.slow), 129])
 def test_a_sequence_equals_single_steps_that_carry_the_state(memory, T):
-    x, is_init = random_input(3, T, seed=2)
-    state = reached_state(memory, 3, seed=3)
+    B = 3 if T < 100 else 1
+    x, is_init = random_input(B, T, seed=2)
+    state = reached_state(memory, B, seed=3)
     assert_same(everything(run, memory, x, state, is_init), everything(run_steps, memory, x, state, is_init))
 
 
-@pytest.mark.parametrize("name", MEMORIES)
 def test_a_sequence_equals_single_steps_for_any_shape_and_reset_pattern(name):
     memory = build(name)
 
@@ -167,7 +201,6 @@ def test_a_sequence_equals_single_steps_for_any_shape_and_reset_pattern(name):
     check()
 
 
-@pytest.mark.parametrize("name", MEMORIES)
 def test_a_long_float32_sequence_equals_single_steps(name):
     memory = build(name, dtype=torch.float32)
     x, is_init = random_input(2, 300, seed=5, reset_rate=0.02, dtype=torch.float32)
@@ -223,7 +256,6 @@ def test_an_episode_starts_from_the_restart_state_it_is_given(memory):
 # 3 splitting
 
 
-@pytest.mark.parametrize("name", MEMORIES)
 def test_splitting_a_sequence_anywhere_and_carrying_the_state_changes_nothing(name):
     memory = build(name)
     x, is_init = random_input(2, 11, seed=13)
@@ -267,7 +299,6 @@ def test_the_last_state_is_the_state_after_the_last_step(memory):
     assert last.shape == memory.initial_state(3).shape
 
 
-@pytest.mark.parametrize("name", MEMORIES)
 def test_the_state_stays_float32_when_the_module_is_bfloat16(name):
     memory = build(name, dtype=torch.bfloat16)
     x, is_init = random_input(2, 5, seed=19, dtype=torch.bfloat16)
@@ -305,7 +336,6 @@ def test_a_broken_carried_state_cannot_reach_a_new_episode(memory, bad):
     assert not grad[0].any()
 
 
-@pytest.mark.parametrize("name", MEMORIES)
 def test_a_broken_input_of_a_finished_episode_cannot_reach_the_next_one(name):
     memory = build(name)
     x, _ = random_input(1, 6, seed=22)
@@ -329,7 +359,7 @@ def smooth(name: str) -> bool:
     return not issubclass(get_cell(name), MRU)
 
 
-@pytest.mark.parametrize("name", [n for n in list_cells() if smooth(n)])
+@pytest.mark.parametrize("name", on_every_backend(n for n in list_cells() if smooth(n)), indirect=True)
 def test_gradients_of_a_smooth_cell_equal_finite_differences(name):
     cell = build(name)
     x, _ = random_input(1, 4, seed=23)

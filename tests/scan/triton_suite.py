@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 import mru_rl
 from mru_rl.scan import dispatch, reference
-from mru_rl.scan.triton_kernels import INTERPRETED, Plan, plan
+from mru_rl.scan.triton_kernels import INTERPRETED
+from mru_rl.scan.triton_launch import Plan, plan
 
 _spec = importlib.util.spec_from_file_location("scan_cases", Path(__file__).with_name("test_scan.py"))
 assert _spec is not None
@@ -44,69 +45,78 @@ def random_inputs(*arguments, **options):
 
 
 @pytest.fixture
-def cut(monkeypatch):
-    """Set how many chunks time is cut into, and how many states a program takes."""
+def laid_out(monkeypatch):
+    """Set how the work is laid out: steps a group and rows of groups a chunk; 0 rows: time is not cut."""
 
-    def cut(chunks, size=32, group=4):
-        def plan_by_hand(x, wide):
-            length = -(-x.shape[1] // chunks)
-            return Plan(size, group, -(-x.shape[1] // length), length)
+    def laid_out(group=4, rows=0):
+        monkeypatch.setattr("mru_rl.scan.triton_kernels.plan_for", lambda *_: Plan(32, group, rows))
 
-        monkeypatch.setattr("mru_rl.scan.triton_kernels._plan", plan_by_hand)
-
-    return cut
+    return laid_out
 
 
 def triton(*arguments, **options):
     return mru_rl.linear_scan(*arguments, backend="triton", **options)
 
 
-@pytest.mark.parametrize(("T", "chunks"), [(1, 1), (7, 1), (7, 4), (128, 1), (129, 1), (128, 3), (129, 4)])
-def test_values_and_gradients_match_reference(T, chunks, cut):
-    cut(chunks, group=8 if chunks == 1 else 4)
-    x = random_inputs(B=1 if T > 100 else 2, T=T, H=33 if T < 100 else 3)
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+WALK, CHUNKS, ROWS = {"group": 4}, {"group": 4, "rows": 1}, {"group": 2, "rows": 2}  # one program, or chunks of 4 steps
+LAYOUTS = [WALK, CHUNKS, ROWS]
+
+
+@pytest.mark.parametrize(
+    ("T", "group", "rows"),
+    [(1, 8, 0), (1, 8, 1), (7, 8, 0), (7, 2, 1), (7, 2, 2), slow(128, 8, 0), slow(129, 8, 0), (128, 16, 4), (129, 16, 2),
+     slow(150, 2, 1)],
+)  # fmt: skip
+def test_values_and_gradients_match_reference(T, group, rows, laid_out):
+    laid_out(group, rows)
+    x = random_inputs(B=1 if T > 50 else 2, T=T, H=33 if T < 50 else 3)
     assert_same(values_and_grads(triton, x), values_and_grads(reference.linear_scan, x), torch.float32)
 
 
-@pytest.mark.parametrize(("restart", "chunks"), [(True, 1), (True, 3), (False, 3)])
+@pytest.mark.parametrize(("restart", "layout"), [(True, WALK), (True, ROWS), (False, CHUNKS)])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex64, torch.complex128, torch.bfloat16, torch.float16])
-def test_every_dtype_matches_reference(dtype, restart, chunks, cut):
-    cut(chunks)
+def test_every_dtype_matches_reference(dtype, restart, layout, laid_out):
+    laid_out(**layout)
     x = random_inputs(B=2, T=11, H=5, dtype=dtype, restart=restart)
     assert_same(values_and_grads(triton, x), values_and_grads(reference.linear_scan, x), dtype)
 
 
 @pytest.mark.parametrize("through", ["h", "h_last"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
-def test_gradients_are_right_through_each_output_alone(dtype, through, cut):
-    cut(3)
+def test_gradients_are_right_through_each_output_alone(dtype, through, laid_out):
+    laid_out(**ROWS)
     x = random_inputs(B=2, T=10, H=3, dtype=dtype, reset_rate=0.1)
     want = values_and_grads(reference.linear_scan, x, through)
     assert_same(values_and_grads(triton, x, through), want, dtype)
 
 
-@settings(derandomize=True, max_examples=6, deadline=None)
+@pytest.mark.slow
+@settings(derandomize=True, max_examples=20, deadline=None)
 @given(
     B=st.integers(1, 3),
     T=st.integers(1, 12),
     H=st.integers(1, 40),
     reset_rate=st.sampled_from([0.0, 0.1, 1.0]),
     restart=st.booleans(),
-    chunks=st.integers(1, 6),
     group=st.sampled_from([1, 3, 8]),
+    rows=st.sampled_from([0, 1, 2, 4]),
     dtype=st.sampled_from([torch.float64, torch.complex128]),
     seed=st.integers(0, 1000),
 )
-def test_any_shape_and_reset_pattern_matches_reference(B, T, H, reset_rate, restart, chunks, group, dtype, seed):
+def test_any_shape_and_reset_pattern_matches_reference(B, T, H, reset_rate, restart, group, rows, dtype, seed):
     x = random_inputs(B, T, H, dtype, reset_rate, restart, seed)
     with pytest.MonkeyPatch.context() as patch:
-        length = -(-T // chunks)
-        patch.setattr("mru_rl.scan.triton_kernels._plan", lambda *_: Plan(32, group, -(-T // length), length))
+        patch.setattr("mru_rl.scan.triton_kernels.plan_for", lambda *_: Plan(32, group, rows))
         assert_same(values_and_grads(triton, x), values_and_grads(reference.linear_scan, x), dtype)
 
 
-def test_inputs_may_be_expanded_or_of_any_memory_layout(cut):
-    cut(2, size=32)
+@pytest.mark.parametrize("layout", [WALK, ROWS])
+def test_inputs_may_be_expanded_or_of_any_memory_layout(layout, laid_out):
+    laid_out(**layout)
     x = random_inputs(2, 8, 70, torch.float64)
     for name, order in {"b": (1, 0, 2), "restart": (2, 1, 0)}.items():
         back = [order.index(d) for d in range(3)]
@@ -117,11 +127,11 @@ def test_inputs_may_be_expanded_or_of_any_memory_layout(cut):
     assert_same(values_and_grads(triton, x), values_and_grads(reference.linear_scan, x), torch.float64)
 
 
-@pytest.mark.parametrize("chunks", [1, 3])
+@pytest.mark.parametrize("rows", [0, 4])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64])
-def test_holds_keep_the_same_bits_and_writes_are_exact(dtype, chunks, cut):
-    cut(chunks, group=8)
-    T, H, write = (400 if dtype == torch.float32 else 60), 3, 41
+def test_holds_keep_the_same_bits_and_writes_are_exact(dtype, rows, laid_out):
+    laid_out(8, rows)
+    T, H, write = (200 if dtype == torch.float32 else 60), 3, 41
     a, b = torch.ones(1, T, H, dtype=dtype, device=DEVICE), torch.zeros(1, T, H, dtype=dtype, device=DEVICE)
     a[:, write, 1], b[:, write, 1] = 0, 0.3
     h0 = torch.tensor([[0.1, 0.2, -7.7]], device=DEVICE).to(torch.promote_types(dtype, torch.float32))
@@ -134,11 +144,11 @@ def test_holds_keep_the_same_bits_and_writes_are_exact(dtype, chunks, cut):
     assert torch.equal(h_last[0], want[-1])
 
 
-@pytest.mark.parametrize("chunks", [1, 4])
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("start", [0, 4, 7])
-def test_a_bad_number_just_before_a_reset_stays_there_forward_and_backward(start, bad, chunks, cut):
-    cut(chunks)
+def test_a_bad_number_just_before_a_reset_stays_there_forward_and_backward(start, bad, layout, laid_out):
+    laid_out(**layout)
     x = random_inputs(2, 8, 3, torch.float64, reset_rate=0.0, restart=start % 2 == 0)
     x["is_init"][0, start] = True
     with torch.no_grad():
@@ -151,8 +161,9 @@ def test_a_bad_number_just_before_a_reset_stays_there_forward_and_backward(start
     assert got["grad_b"][0, :start].isfinite().all() or start == 0
 
 
-def test_a_product_that_overflows_inside_a_chunk_does_not_spoil_a_finite_state(cut):
-    cut(4)
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_product_that_overflows_inside_a_chunk_does_not_spoil_a_finite_state(rows, laid_out):
+    laid_out(4, rows)
     a = torch.full((1, 16, 1), 1e30, device=DEVICE)
     a[:, ::4] = 1e-30
     a[:, 3::4] = 1e-30  # over a chunk of four steps the product overflows, then comes back too late
@@ -168,8 +179,8 @@ def test_a_product_that_overflows_inside_a_chunk_does_not_spoil_a_finite_state(c
         torch.testing.assert_close(next(grads), next(grads))
 
 
-def test_splitting_a_sequence_and_carrying_the_state_changes_nothing(cut):
-    cut(2)
+def test_splitting_a_sequence_and_carrying_the_state_changes_nothing(laid_out):
+    laid_out(**ROWS)
     x = random_inputs(2, 12, 3, torch.float64)
     whole, last = reference.linear_scan(x["a"], x["b"], x["h0"], x["is_init"], x["restart"])
     state, parts = x["h0"], []
@@ -181,16 +192,16 @@ def test_splitting_a_sequence_and_carrying_the_state_changes_nothing(cut):
     torch.testing.assert_close(state, last, **TOLERANCE[torch.float64])
 
 
-@pytest.mark.parametrize("segment", [1, 4, 50])
-def test_recomputation_gives_the_same_gradients(segment, cut):
-    cut(2)
+@pytest.mark.parametrize("segment", [4, 50])
+def test_recomputation_gives_the_same_gradients(segment, laid_out):
+    laid_out(**CHUNKS)
     x = random_inputs(2, 10, 3, torch.float64)
     got = values_and_grads(lambda *inputs: triton(*inputs, recompute=segment), x)
     assert_same(got, values_and_grads(reference.linear_scan, x), torch.float64)
 
 
-def test_compiled_exported_and_mapped_calls_go_through(cut):
-    cut(1)
+def test_compiled_exported_and_mapped_calls_go_through(laid_out):
+    laid_out(**ROWS)
     x = random_inputs(2, 5, 3, torch.float64)
     want = values_and_grads(reference.linear_scan, x)
     compiled = torch.compile(triton, fullgraph=True, backend="aot_eager")
@@ -219,12 +230,14 @@ def test_the_backend_is_offered_where_it_runs():
 
 
 @given(st.integers(1, 4096), st.integers(1, 2_000_000), st.integers(1, 5000), st.sampled_from([4, 8, 16]))
-def test_every_plan_covers_every_step_and_fills_the_gpu_where_it_can(B, T, H, element_size):
+def test_every_plan_fills_the_gpu_where_it_can(B, T, H, element_size):
     processors = 132
-    size, group, chunks, length = plan(B, T, H, processors, element_size)
-    assert (chunks - 1) * length < T <= chunks * length
-    assert chunks < 65536  # the largest second axis of a grid
-    assert 32 <= size <= 128
-    assert group >= 4
-    programs = B * -(-H // size) * chunks
-    assert programs >= min(2 * processors, B * -(-H // size) * (T // 128)) or T < 512
+    settings = plan(B, T, H, processors, element_size)
+    assert settings.size in (32, 64, 128)
+    assert settings.warps <= 8
+    blocks = B * -(-H // settings.size)
+    if settings.rows:
+        assert T >= 256
+        assert settings.size == 32 * settings.warps // settings.rows
+        blocks *= -(-T // (settings.rows * settings.group))
+    assert blocks >= 4 * processors or settings.rows == 1 or T < 256
