@@ -9,6 +9,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mru_rl.blocks.core import MemoryCore, make_core
+from mru_rl.blocks.hybrid import check_options, parse_layers
+from mru_rl.cells.checks import check_size
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -31,8 +33,17 @@ def state_size_for_parameters(
 ) -> int:
     """The state size at which a core of this spec and width has as many parameters as asked for, as near as it comes.
 
-    Raises ValueError where the spec's cost does not depend on its state, or no size up to `largest` can be built.
+    Raises ValueError where the spec's cost does not depend on its state, or no size up to `largest` can be built or has
+    that many.
     """
+    for label, size in (("input_size", input_size), ("hidden_size", hidden_size), ("parameters", parameters)):
+        check_size(label, size)
+    if "state_size" in options:
+        raise ValueError(
+            f"the state size is what is looked for, got state_size={options['state_size']!r}; leave it out"
+        )
+    of_cells = {name: value for name, value in options.items() if name != "num_layers"}
+    check_options([part.name for layer in parse_layers(spec) for part in layer], of_cells, "this core")
 
     def count(state_size: int) -> int:
         core = make_core(spec, input_size, hidden_size, state_size=state_size, **options)
@@ -48,6 +59,11 @@ def state_size_for_parameters(
             low = middle + 1
         else:
             high = middle
+    if low == largest // grain and (most := count(low * grain)) < parameters:
+        raise ValueError(
+            f"{spec!r} of width {hidden_size} has at most {most} parameters up to state size {largest}, fewer than "
+            f"{parameters}; take a larger hidden_size or `largest`"
+        )
     return min((low, max(low - 1, 1)), key=lambda n: abs(count(n * grain) - parameters)) * grain
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mru_rl.blocks.hybrid import SideBySide, Spec, build_layer, check_options, format_spec, parse_layers
 from mru_rl.blocks.residual import ResidualBlock
 from mru_rl.cells.base import Cell
+from mru_rl.cells.checks import check_batch_size, check_call, check_size, check_warm_up, step_fits
 
 
 class MemoryCore(nn.Module):
@@ -40,8 +41,7 @@ class MemoryCore(nn.Module):
             ("input_size", input_size), ("hidden_size", hidden_size), ("state_size", state_size),
             ("num_layers", num_layers),
         ):  # fmt: skip
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{label} must be a whole number of at least 1, got {value!r}")
+            check_size(label, value)
         check_options([part.name for layer in layers for part in layer], options, "this core")
         self.spec = spec if isinstance(spec, str) else format_spec(layers)
         self.input_size, self.hidden_size = input_size, hidden_size
@@ -60,6 +60,7 @@ class MemoryCore(nn.Module):
 
     def initial_state(self, batch_size: int) -> Tensor:
         """Zeros [batch_size, layers, S] on the core's device, float32 or wider."""
+        check_batch_size(batch_size)
         dtype = torch.promote_types(self.encoder.weight.dtype, torch.float32)
         return torch.zeros(batch_size, self.num_layers, self.state_size, dtype=dtype, device=self.encoder.weight.device)
 
@@ -69,7 +70,7 @@ class MemoryCore(nn.Module):
         """A sequence. x: [B, T, input_size] -> y: [B, T, hidden_size] and the last state [B, layers, S].
 
         restart: [B, T, layers, S] or None for zeros, the state an episode that begins at a step starts from.
-        Raises ValueError where shapes or dtypes do not fit.
+        Raises ValueError where shapes, dtypes or devices do not fit, TypeError for what is no tensor.
         """
         y, _, last = self.unroll(x, state, is_init, restart, keep_states=False)
         return y, last
@@ -78,7 +79,7 @@ class MemoryCore(nn.Module):
         self, x: Tensor, state: Tensor, is_init: Tensor, restart: Tensor | None = None, *, keep_states: bool = True
     ) -> tuple[Tensor, Tensor | None, Tensor]:
         """As forward, with the states after every step between: y, states [B, T, layers, S] or None, last state."""
-        self._check(x, state, is_init, lead=2)
+        self._check(x, state, is_init, restart)
         y, states, last = self.encoder(x), [], []
         for i, (block, size) in enumerate(zip(self._blocks(), self.state_sizes, strict=True)):
             y, out = block(y, state[:, i, :size], is_init, None if restart is None else restart[:, :, i, :size])
@@ -101,7 +102,9 @@ class MemoryCore(nn.Module):
 
     def step(self, x: Tensor, state: Tensor, is_init: Tensor) -> tuple[Tensor, Tensor]:
         """One time step. x: [B, input_size] -> y: [B, hidden_size] and the next state [B, layers, S]."""
-        self._check(x, state, is_init, lead=1)
+        fits = step_fits(x, state, is_init, self.input_size, (self.num_layers, self.state_size))
+        if not fits or self.encoder.weight.dtype != x.dtype or self.encoder.weight.device != x.device:
+            self._check(x, state, is_init, steps=False)
         y, after = self.encoder(x), []
         for i, (block, size) in enumerate(zip(self._blocks(), self.state_sizes, strict=True)):
             y, s = block.step(y, state[:, i, :size], is_init)
@@ -115,9 +118,10 @@ class MemoryCore(nn.Module):
         Returns a TensorDict with, for layer i and each cell in it, ("layer_i", cell, "states") [B, T, units] and,
         for cells with a write gate, ("layer_i", cell, "writes") bool [B, T, units].
         """
-        if x.dim() == 2:
+        single = isinstance(x, Tensor) and x.dim() == 2
+        self._check(x, state, is_init, steps=not single)
+        if single:
             return self.trace(x.unsqueeze(1), state, is_init.unsqueeze(1))[:, 0]
-        self._check(x, state, is_init, lead=2)
         y, found = self.encoder(x), TensorDict(batch_size=x.shape[:2])
         for i, (block, size) in enumerate(zip(self._blocks(), self.state_sizes, strict=True)):
             cell, inputs = block.cell, block.norm(y)
@@ -141,8 +145,13 @@ class MemoryCore(nn.Module):
 
     @torch.no_grad()
     def warm_up(self, x: Tensor, is_init: Tensor, horizon: float) -> None:
-        """Spread the write rates of all memory recurrent units over [1/2, 1/horizon] on real inputs x [B, T, D]."""
-        state = self.initial_state(x.shape[0])
+        """Spread the write rates of all memory recurrent units over [1/2, 1/horizon] on real inputs x [B, T, D].
+
+        Raises ValueError for inputs that do not fit or are not finite, and for a horizon below 1.
+        """
+        state = self.initial_state(x.shape[0] if isinstance(x, Tensor) and x.dim() else 0)
+        self._check(x, state, is_init)
+        check_warm_up(x, horizon, self.input_size)
         y = self.encoder(x)
         for i, (block, size) in enumerate(zip(self._blocks(), self.state_sizes, strict=True)):
             block.warm_up(y, horizon)
@@ -152,24 +161,13 @@ class MemoryCore(nn.Module):
         missing = self.state_size - state.shape[-1]
         return nn.functional.pad(state, (0, missing)) if missing else state
 
-    def _check(self, x: Tensor, state: Tensor, is_init: Tensor, *, lead: int) -> None:
-        layout = "[B, T, input_size]" if lead == 2 else "[B, input_size]"
-        if x.dim() != lead + 1 or x.shape[-1] != self.input_size:
-            raise ValueError(
-                f"x must be {layout} with input_size {self.input_size}, got {list(x.shape)}; "
-                + ("use core.step for a single step" if lead == 2 else "call the core itself for a sequence")
-            )
-        if state.shape != (x.shape[0], self.num_layers, self.state_size):
-            raise ValueError(
-                f"state must be [{x.shape[0]}, {self.num_layers}, {self.state_size}] (batch, layers, S) for core "
-                f"{self.spec!r}, got {list(state.shape)}; call core.initial_state(batch_size) when the number of envs "
-                "or the core changes"
-            )
-        if is_init.dtype != torch.bool or is_init.shape != x.shape[:-1]:
-            raise ValueError(
-                f"is_init must be bool {list(x.shape[:-1])}, True on an episode's first step, "
-                f"got {is_init.dtype} {list(is_init.shape)}"
-            )
+    def _check(
+        self, x: Tensor, state: Tensor, is_init: Tensor, restart: Tensor | None = None, *, steps: bool = True
+    ) -> None:
+        check_call(
+            "core", self.spec, x, state, is_init, restart, steps=steps, input_size=self.input_size,
+            state_shape=(self.num_layers, self.state_size), parameter=self.encoder.weight,
+        )  # fmt: skip
 
 
 def make_core(

@@ -29,8 +29,18 @@ def export_step(core: MemoryCore, path: str | Path) -> None:
 
     Inputs x float [B, input_size], state float [B, layers, S], is_init bool [B]; outputs y float [B, hidden_size] and
     next_state, as `core.step`. States of a BMRU are the same bits as torch's. Needs the packages onnx and onnxscript.
-    Raises ModuleNotFoundError where they are absent, ValueError for a core with complex cells, which ONNX does not know.
+    Raises ModuleNotFoundError where they are absent, ValueError for a core with complex cells, which ONNX does not know,
+    TypeError for what is no core or no path, FileNotFoundError where the folder does not exist.
     """
+    if not isinstance(core, MemoryCore) or not isinstance(path, str | Path):
+        raise TypeError(
+            "export_step takes a MemoryCore and a file's path, got "
+            f"{type(core).__name__} and {type(path).__name__}; make_core makes a core"
+        )
+    if not Path(path).parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {str(Path(path).parent)!r} to write {path} into; make it first")
+    if Path(path).is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name a file in it, such as {Path(path) / 'step.onnx'}")
     complex_cells = {cell.name for cell in core.modules() if isinstance(cell, ScanCell) and cell.complex_state}
     if complex_cells:
         raise ValueError(

@@ -199,24 +199,46 @@ def _share_out(layer: list[Part], state_size: int) -> list[int]:
 
 def cell_options(name: str) -> set[str]:
     """Names of the options a cell's constructor takes beside its sizes, those of its base classes included."""
-    found: set[str] = set()
+    return set(_option_defaults(name))
+
+
+def _option_defaults(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
     for cls in get_cell(name).__mro__:
         if "__init__" in vars(cls):
             parameters = inspect.signature(vars(cls)["__init__"]).parameters.values()
-            found |= {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+            found = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY} | found
             if not any(p.kind is p.VAR_KEYWORD for p in parameters):
                 break
     return found
 
 
 def check_options(names: Sequence[str], options: Mapping[str, Any], what: str) -> None:
-    """Raise ValueError for an option that none of these cells takes; `what` names them in the message."""
-    known = set().union(*(cell_options(name) for name in names))
+    """Raise ValueError for an option that none of these cells takes, or of another kind than its default; `what` names
+    them in the message."""
+    defaults = {option: value for name in names for option, value in _option_defaults(name).items()}
+    known = set(defaults)
     for name in options:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise ValueError(f"{what} does not take the option {name!r}; {hint}options are {', '.join(sorted(known))}")
+        if not _same_kind(options[name], defaults[name]):
+            raise ValueError(
+                f"the option {name!r} of {what} is a {_KINDS[type(defaults[name])]} such as {defaults[name]!r}, "
+                f"got {options[name]!r}"
+            )
+
+
+_KINDS: dict[type, str] = {bool: "truth value", int: "whole number", float: "number", str: "word"}
+
+
+def _same_kind(value: Any, default: Any) -> bool:
+    """Whether value could stand where the default does; a default of None or of no plain kind says nothing."""
+    kind = type(default)
+    if kind not in _KINDS or kind is bool or isinstance(value, bool):
+        return kind not in _KINDS or kind is type(value)
+    return isinstance(value, int | float if kind is float else kind)
 
 
 def _build_cell(part: Part, input_size: int, state_size: int, options: Mapping[str, Any]) -> Cell:

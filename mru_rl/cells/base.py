@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mru_rl.cells.checks import check_batch_size, check_call, check_size, step_fits
 from mru_rl.scan.dispatch import linear_scan
 
 
@@ -37,9 +38,10 @@ class Cell(nn.Module, ABC):
 
     def __init__(self, input_size: int, state_size: int, *, read_before_write: bool = True) -> None:
         super().__init__()
-        for label, size in (("input_size", input_size), ("state_size", state_size)):
-            if size < 1:
-                raise ValueError(f"{label} counts numbers and must be at least 1, got {size}")
+        check_size("input_size", input_size)
+        check_size("state_size", state_size)
+        if not isinstance(read_before_write, bool):
+            raise ValueError(f"read_before_write must be True or False, got {read_before_write!r}")
         self.input_size = input_size
         self.state_size = state_size
         self.read_before_write = read_before_write
@@ -56,17 +58,39 @@ class Cell(nn.Module, ABC):
 
     def initial_state(self, batch_size: int) -> Tensor:
         """Zeros [batch_size, state_size] on the parameters' device, float32 or wider."""
+        check_batch_size(batch_size)
         parameter = next(self.parameters())
         dtype = torch.promote_types(parameter.dtype, torch.float32)
         return torch.zeros(batch_size, self.state_size, dtype=dtype, device=parameter.device)
 
     @abstractmethod
     def forward(self, x: Tensor, state: Tensor, is_init: Tensor, restart: Tensor | None = None) -> CellOutput:
-        """A sequence. x: [B, T, D]; state: [B, S]; is_init: bool [B, T]; restart: [B, T, S] or None for zeros."""
+        """A sequence. x: [B, T, D]; state: [B, S]; is_init: bool [B, T]; restart: [B, T, S] or None for zeros.
+
+        Raises ValueError where shapes, dtypes or devices do not fit, TypeError for what is no tensor.
+        """
 
     @abstractmethod
     def step(self, x: Tensor, state: Tensor, is_init: Tensor) -> tuple[Tensor, Tensor]:
-        """One step. x: [B, D]; state: [B, S]; is_init: bool [B] -> features [B, F] and the next state [B, S]."""
+        """One step. x: [B, D]; state: [B, S]; is_init: bool [B] -> features [B, F] and the next state [B, S].
+
+        Raises as `forward` does.
+        """
+
+    def check(self, x: Tensor, state: Tensor, is_init: Tensor, restart: Tensor | None = None) -> None:
+        """Raise for a sequence that does not fit."""
+        self._check(x, state, is_init, restart, steps=True)
+
+    def check_step(self, x: Tensor, state: Tensor, is_init: Tensor) -> None:
+        """Raise for a step that does not fit."""
+        if not step_fits(x, state, is_init, self.input_size, (self.state_size,)):
+            self._check(x, state, is_init, None, steps=False)
+
+    def _check(self, x: Tensor, state: Tensor, is_init: Tensor, restart: Tensor | None, *, steps: bool) -> None:
+        check_call(
+            "cell", self.name, x, state, is_init, restart, steps=steps, input_size=self.input_size,
+            state_shape=(self.state_size,), parameter=next(self.parameters()),
+        )  # fmt: skip
 
     def advance(self, x: Tensor, state: Tensor, is_init: Tensor) -> Tensor:
         """The last state [B, S] of `forward` alone, where nobody reads the features."""
@@ -114,6 +138,7 @@ class ScanCell(Cell):
         return torch.complex(*state.unflatten(-1, (-1, 2)).unbind(-1)) if self.complex_state else state
 
     def forward(self, x: Tensor, state: Tensor, is_init: Tensor, restart: Tensor | None = None) -> CellOutput:
+        self.check(x, state, is_init, restart)
         h0 = self.unpack(state)
         start = None if restart is None else self.unpack(restart)
         h, last = self.solve(x, h0, is_init, start)
@@ -128,6 +153,7 @@ class ScanCell(Cell):
         return linear_scan(*self.coefficients(x), h0, is_init, restart)
 
     def step(self, x: Tensor, state: Tensor, is_init: Tensor) -> tuple[Tensor, Tensor]:
+        self.check_step(x, state, is_init)
         a, b = self.coefficients(x)
         h_before = self.unpack(torch.where(is_init[:, None], 0.0, state))
         h = torch.addcmul(b.to(h_before.dtype), a.to(h_before.dtype), h_before)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mru_rl.cells.checks import check_width
 from mru_rl.cells.mru import MRU
 
 
@@ -30,7 +31,9 @@ class BMRU(MRU):
 
         Returns int8 [..., H] of -1, 0, +1, or with two_bit four signs to a byte, uint8 [..., ceil(H / 4)].
         """
-        self._check_width(state, self.state_size)
+        check_width(state, self.state_size)
+        if not state.is_floating_point():
+            raise TypeError(f"states are floating point, got {state.dtype}; give what the cell returned as its state")
         signs = state.sign().to(torch.int8)
         if not two_bit:
             return signs
@@ -39,18 +42,16 @@ class BMRU(MRU):
 
     def unpack_signs(self, codes: Tensor) -> Tensor:
         """States [..., H] from `pack_signs`, with the level the unit has now."""
-        if codes.dtype == torch.uint8:
-            self._check_width(codes, -(-self.state_size // 4))
+        packed = isinstance(codes, Tensor) and codes.dtype == torch.uint8
+        check_width(codes, -(-self.state_size // 4) if packed else self.state_size)
+        if codes.device != self.alpha.device:
+            raise ValueError(
+                f"codes are on {codes.device} but the unit is on {self.alpha.device}; move one of them with .to(device)"
+            )
+        if packed:
             bits = torch.stack([codes >> shift & 3 for shift in (0, 2, 4, 6)], dim=-1)
             codes = bits.flatten(-2)[..., : self.state_size].to(torch.int8) - 1
         elif codes.dtype != torch.int8:
             raise TypeError(f"packed signs are int8 or, two bits each, uint8; got {codes.dtype}")
-        self._check_width(codes, self.state_size)
         alpha = self.alpha.detach().abs()
         return codes * alpha.to(torch.promote_types(alpha.dtype, torch.float32))
-
-    def _check_width(self, x: Tensor, width: int) -> None:
-        if x.shape[-1] != width:
-            raise ValueError(
-                f"expected {width} numbers in the last dimension for {self.state_size} units, got {list(x.shape)}"
-            )

@@ -33,8 +33,8 @@ class CarryBMRU(MRU):
 
     def set_carry(self, eps: float) -> None:
         """Set the share of the old value that a write keeps, in [0, 1]."""
-        if not 0.0 <= eps <= 1.0:
-            raise ValueError(f"carry is the share of the old value a write keeps, in [0, 1]; got {eps}")
+        if not isinstance(eps, int | float) or not 0.0 <= eps <= 1.0:
+            raise ValueError(f"carry is the share of the old value a write keeps, a number in [0, 1]; got {eps!r}")
         self.carry = float(eps)  # a number and not the buffer in the forward pass: no read of a device per step
         self.eps.fill_(eps)
 

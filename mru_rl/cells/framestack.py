@@ -35,6 +35,7 @@ class FrameStack(Cell):
         return self.state_size
 
     def forward(self, x: Tensor, state: Tensor, is_init: Tensor, restart: Tensor | None = None) -> CellOutput:
+        self.check(x, state, is_init, restart)
         found = state.chunk(self.frames, dim=-1)
         fresh = [None] * self.frames if restart is None else restart.chunk(self.frames, dim=-1)
         frames = [self.input(x).to(state.dtype)]
@@ -44,5 +45,6 @@ class FrameStack(Cell):
         return CellOutput(states.to(x.dtype), states, states[:, -1])
 
     def step(self, x: Tensor, state: Tensor, is_init: Tensor) -> tuple[Tensor, Tensor]:
+        self.check_step(x, state, is_init)
         out = self(x.unsqueeze(1), state, is_init.unsqueeze(1))
         return out.features[:, 0], out.last

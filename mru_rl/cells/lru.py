@@ -38,6 +38,8 @@ class LRU(ScanCell):
         super().__init__(input_size, state_size, read_before_write=read_before_write)
         if state_size % 2:
             raise ValueError(f"lru keeps complex numbers in pairs: state_size must be even, got {state_size}")
+        if not 0.0 <= r_min <= r_max <= 1.0:
+            raise ValueError(f"radii lie in [0, 1], r_min below r_max, or states grow; got {r_min} and {r_max}")
         units = state_size // 2
         radius = (torch.rand(units) * (r_max**2 - r_min**2) + r_min**2).sqrt()
         self.nu = nn.Parameter(torch.log(-torch.log(radius)))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mru_rl.cells.base import Cell
+from mru_rl.cells.checks import check_size
 
 
 class MatrixState(Cell):
@@ -22,6 +23,8 @@ class MatrixState(Cell):
 
     def set_matrix(self, key_size: int | None) -> None:
         """Choose the shape of the matrix (nearly square unless told) and make the query."""
+        if key_size is not None:
+            check_size("key_size", key_size)
         key_size = key_size or 2 ** round(self.state_size.bit_length() / 2 - 0.5)
         if self.state_size % key_size:
             raise ValueError(

@@ -26,8 +26,10 @@ class MLP(Cell):
         return self.state_size
 
     def forward(self, x: Tensor, state: Tensor, is_init: Tensor, restart: Tensor | None = None) -> CellOutput:
+        self.check(x, state, is_init, restart)
         nothing = torch.zeros_like(state)
         return CellOutput(F.silu(self.input(x)), nothing.unsqueeze(1).expand(-1, x.shape[1], -1), nothing)
 
     def step(self, x: Tensor, state: Tensor, is_init: Tensor) -> tuple[Tensor, Tensor]:
+        self.check_step(x, state, is_init)
         return F.silu(self.input(x)), torch.zeros_like(state)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mru_rl.cells.base import ScanCell
+from mru_rl.cells.checks import check_horizon, check_warm_up, check_width
 from mru_rl.cells.hold import hold
 from mru_rl.cells.surrogate import SURROGATES, Surrogate, write
 from mru_rl.scan.dispatch import linear_scan, resolve
@@ -45,8 +46,10 @@ class MRU(ScanCell):
         init_horizon: float = 100.0,
     ) -> None:
         super().__init__(input_size, state_size, read_before_write=read_before_write)
-        if slope <= 0 or sign_slope <= 0:
-            raise ValueError(f"surrogate slopes must be positive, got slope={slope}, sign_slope={sign_slope}")
+        for label, value in (("slope", slope), ("sign_slope", sign_slope)):
+            if not isinstance(value, int | float) or not 0 < value < math.inf:
+                raise ValueError(f"surrogate slopes must be positive numbers, got {label}={value!r}")
+        check_horizon(init_horizon)
         if surrogate not in SURROGATES:
             raise ValueError(f"a surrogate is one of {', '.join(SURROGATES)}, got {surrogate!r}")
         self.slope, self.sign_slope, self.surrogate = slope, sign_slope, surrogate
@@ -100,6 +103,7 @@ class MRU(ScanCell):
         )  # fmt: skip
 
     def gates(self, x: Tensor) -> Tensor:
+        check_width(x, self.input_size)
         u, beta = self.candidate_and_threshold(x)
         return (u.abs() > beta).to(x.dtype)
 
@@ -108,8 +112,10 @@ class MRU(ScanCell):
         """Set the thresholds so that on inputs x [B, T, D] the units' write rates spread over [1/2, 1/horizon].
 
         In the spirit of Lambrechts et al. 2023, doi:10.1016/j.neunet.2023.07.023 (warm-up). A threshold lies midway
-        between two neighbouring drives, so that inputs of few distinct values leave no unit on the edge.
+        between two neighbouring drives, so that inputs of few distinct values leave no unit on the edge. Raises
+        ValueError for inputs of another width or not finite, and for a horizon below 1.
         """
+        check_warm_up(x, horizon, self.input_size)
         n = self.state_size
         u, threshold = self.input(x.reshape(-1, self.input_size)).chunk(2, dim=-1)
         drive = (u.abs() - (threshold - self.input.bias[n:])).sort(dim=0, descending=True).values  # writes iff > bias

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import re
 
 from mru_rl.cells.acmru import AlphaCMRU
@@ -51,10 +52,17 @@ def list_cells() -> list[str]:
 def register_cell(cell: type[Cell]) -> type[Cell]:
     """Make a cell class known to core specs under its `name`; usable as a decorator.
 
-    Raises ValueError for a name that is taken, or that a core spec could not spell.
+    Raises TypeError for what is no cell class, ValueError for a name that is taken or that a core spec cannot spell.
     """
+    if not (isinstance(cell, type) and issubclass(cell, Cell)):
+        raise TypeError(
+            f"a cell is a class derived from Cell, for example from mru_rl.MRU, got {cell!r}; give the class itself"
+        )
+    if inspect.isabstract(cell):
+        missing = ", ".join(sorted(cell.__abstractmethods__))
+        raise TypeError(f"{cell.__qualname__} does not say how to do this yet: {missing}; define it, then register")
     name = getattr(cell, "name", "")
-    if not re.fullmatch(r"[a-z][a-z0-9_-]*", name):
+    if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_-]*", name):
         raise ValueError(f"a cell's name is lower-case letters, digits, - and _, as in 'my-unit'; got {name!r}")
     if name in _CELLS:
         raise ValueError(f"there is a cell named {name!r} already, {_CELLS[name].__qualname__}; choose another name")
@@ -64,6 +72,8 @@ def register_cell(cell: type[Cell]) -> type[Cell]:
 
 def get_cell(name: str) -> type[Cell]:
     """The class behind a name. Raises ValueError with the nearest name where there is none."""
+    if not isinstance(name, str):
+        raise ValueError(f"a cell is asked for by its name, got {name!r}; cells are {', '.join(_CELLS)}")
     if name in _CELLS:
         return _CELLS[name]
     near = difflib.get_close_matches(name, _CELLS, n=1)

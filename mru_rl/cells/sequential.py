@@ -32,6 +32,7 @@ class SequentialCell(Cell):
         return torch.cat([self.features(states, x), self.features(before, x)], dim=-1).to(x.dtype)
 
     def forward(self, x: Tensor, state: Tensor, is_init: Tensor, restart: Tensor | None = None) -> CellOutput:
+        self.check(x, state, is_init, restart)
         states = self.sequence(x, state, is_init, restart)
         features = self.readout(states, state_before(states, state, is_init, restart), x)
         return CellOutput(features, states, states[:, -1])
@@ -50,6 +51,7 @@ class SequentialCell(Cell):
         return torch.stack(states, dim=1)
 
     def step(self, x: Tensor, state: Tensor, is_init: Tensor) -> tuple[Tensor, Tensor]:
+        self.check_step(x, state, is_init)
         before = torch.where(is_init[:, None], 0.0, state)
         after = self.transition(self.drive(x), before)
         return self.readout(after, before, x), after

@@ -48,6 +48,10 @@ def linear_scan(
     saves, where T is very long. The reference backend keeps every step.
     """
     check_scan_inputs(a, b, h0, is_init, restart)
+    if not isinstance(recompute, int) or recompute < 0:
+        raise ValueError(
+            f"recompute is True, False or of how many steps a segment is, got {recompute!r}; True chooses by size"
+        )
     if recompute and backend == "reference":
         raise ValueError("the reference backend cannot recompute; take backend='auto' or leave recompute out")
     name = resolve(backend, b.device)
@@ -106,7 +110,10 @@ def _inside_torch_func() -> bool:
 
 
 def check_scan_inputs(a: Tensor, b: Tensor, h0: Tensor, is_init: Tensor, restart: Tensor | None) -> None:
-    """Raise for what no backend can take. Looks at shapes, dtypes and devices only, never at values."""
+    """Raise for what no backend can take. Looks at types, shapes, dtypes and devices only, never at values."""
+    for name, x in (("a", a), ("b", b), ("h0", h0), ("is_init", is_init), ("restart", restart)):
+        if not isinstance(x, Tensor) and (x is not None or name != "restart"):
+            raise TypeError(f"{name} must be a tensor, got {type(x).__name__}; call torch.as_tensor({name})")
     if b.ndim != 3:
         raise ValueError(
             f"b must be [B, T, H], batch first and time second, but has shape {_shape(b)}; "

@@ -204,42 +204,6 @@ def test_an_option_of_a_base_class_can_be_set_on_every_cell():
             assert {"slope", "sign_slope", "surrogate", "init_horizon"} <= cell_options(name)
 
 
-# wrong input: the rule, what arrived, the next move
-
-
-def wrong_calls():
-    def call(change):
-        def run(core):
-            x, state, is_init = inputs(core)
-            core(*change(x, state, is_init))
-
-        return run
-
-    return {
-        "one step given to the sequence": (call(lambda x, s, i: (x[:, 0], s, i)), "use core.step"),
-        "wrong input width": (call(lambda x, s, i: (x[..., :2], s, i)), "input_size 3, got"),
-        "another batch": (call(lambda x, s, i: (x, s[:1], i)), "call core.initial_state"),
-        "state of another core": (call(lambda x, s, i: (x, make_core("gru,gru", 3, 9).initial_state(2), i)), "number of envs"),
-        "state without layers": (call(lambda x, s, i: (x, s[:, 0], i)), "batch, layers, S"),
-        "is_init as numbers": (call(lambda x, s, i: (x, s, i.float())), "is_init must be bool"),
-        "is_init with a trailing axis": (call(lambda x, s, i: (x, s, i[..., None])), r"is_init must be bool \[2, 3\]"),
-        "is_init of another length": (call(lambda x, s, i: (x, s, i[:, :2])), "got torch.bool"),
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize("case", wrong_calls())
-def test_a_wrong_call_is_refused_with_the_rule(case):
-    run, words = wrong_calls()[case]
-    with pytest.raises(ValueError, match=words):
-        run(make_core("bmru+mingru", 3, 8))
-
-
-def test_a_sequence_given_to_the_step_is_refused():
-    core = make_core("bmru", 3, 8)
-    with pytest.raises(ValueError, match="call the core itself for a sequence"):
-        core.step(*inputs(core))
-
-
 # trace
 
 

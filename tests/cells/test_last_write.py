@@ -90,7 +90,7 @@ def test_codes_of_another_cell_are_refused():
     cell, states = bmru_states(5)
     with pytest.raises(ValueError, match="expected 5 numbers"):
         cell.pack_signs(states[..., :3])
-    with pytest.raises(ValueError, match="expected 2 numbers in the last dimension for 5 units"):
+    with pytest.raises(ValueError, match="expected 2 numbers in the last dimension"):
         cell.unpack_signs(torch.zeros(3, 3, dtype=torch.uint8))
     with pytest.raises(TypeError, match="int8 or, two bits each, uint8"):
         cell.unpack_signs(states)

@@ -47,7 +47,7 @@ def test_an_option_without_a_meaning_is_refused(name, options, words):
 @pytest.mark.parametrize("name", list_cells())
 def test_a_size_below_one_is_refused(name, size):
     for sizes in ((size, 8), (3, size)):
-        with pytest.raises(ValueError, match="must be at least 1"):
+        with pytest.raises(ValueError, match="whole number of at least 1"):
             get_cell(name)(*sizes)
 
 
