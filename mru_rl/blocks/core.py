@@ -90,7 +90,7 @@ class MemoryCore(nn.Module):
 
     def advance(self, x: Tensor, state: Tensor, is_init: Tensor) -> Tensor:
         """The last state of `forward` alone, for stretches of a sequence whose outputs nobody reads."""
-        self._check(x, state, is_init, lead=2)
+        self._check(x, state, is_init)
         y, last = self.encoder(x), []
         *before, top = zip(self._blocks(), self.state_sizes, strict=True)
         for i, (block, size) in enumerate(before):
