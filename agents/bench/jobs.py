@@ -108,9 +108,13 @@ def _evaluate(run: Run, point: Point) -> dict[str, Any]:
 
 
 def _picture(run: Run, job: Job, folder: Path) -> str | None:
-    """A picture of one episode's memory for the first reported seed of cores that write; its path in the folder."""
+    """A picture of one episode's memory for the first reported seed of cores that write; its path in the folder.
+
+    None where evaluations draw their actions: a picture shows the most likely ones.
+    """
     cells = {get_cell(name) for layer in parse_spec(job.core) for name in layer}
-    if job.phase != "final" or job.seed != 0 or not any(issubclass(cell, MRU) for cell in cells):
+    writes = any(issubclass(cell, MRU) for cell in cells)
+    if job.phase != "final" or job.seed != 0 or job.points[0].sample or not writes:
         return None
     name = "inspect/" + re.sub(r"[^\w.+-]", "_", f"{job.row}-{job.x:g}.png")
     inspect_run(run, seed=EVALUATION_SEED, out=folder / name)
