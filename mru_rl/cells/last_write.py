@@ -36,8 +36,8 @@ def last_write(
     write at or before t, or the restart state of its episode, or h0.
 
     Slower than the scan wherever it was measured, so the cells use the scan and the tests use this to check it: with
-    the gate, forward and backward, it takes 1.4 to 1.6 times as long at [1, 1024, 64], 2.4 to 13 times at [16, 128, 64]
-    and 3.0 to 4.8 times at [64, 128, 64], [16, 1024, 128] and [1, 100000, 64] (three runs of
+    the gate, forward and backward, it takes 1.4 times as long at [1, 1024, 64], 2.6 to 2.8 times at [16, 128, 64] and
+    [64, 128, 64], 2.9 to 3.5 times at [16, 1024, 128], 3.6 to 6.7 times at [1, 100000, 64] (three runs of
     `python -m mru_rl.cells.last_write --threads 1` on an EPYC processor that did other work too). On a GPU not measured.
     """
     return _LastWrite.apply(a, b, h0, is_init, restart)
