@@ -37,10 +37,19 @@ NOTHING, SUMMARY, STATE = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)  # w
 
 
 @triton.jit
-def take_ticket(control, blocks):
-    """The next chunk of time of the next block of states: all blocks of a chunk before the chunk after it."""
-    ticket = tl.atomic_add(control, 1, sem="relaxed")
-    return ticket // blocks, ticket % blocks
+def place(control, B, H, ROWS: tl.constexpr, SIZE: tl.constexpr):
+    """What a program works on: chunk of time, block of states, and the block's sequence, states [1, SIZE] and mask.
+
+    By ticket: all blocks of a chunk before the chunk after it. ROWS 0: time is not cut, chunk is 0.
+    """
+    per_row = tl.cdiv(H, SIZE)
+    if ROWS == 0:
+        ticket = tl.program_id(0)
+    else:
+        ticket = tl.atomic_add(control, 1, sem="relaxed")
+    chunk, block = ticket // (B * per_row), ticket % (B * per_row)
+    col = (block % per_row) * SIZE + tl.arange(0, SIZE)[None, :]
+    return chunk, block, (block // per_row).to(tl.int64), col, col < H
 
 
 @triton.jit

@@ -25,7 +25,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mru_rl.scan.triton_chain import enter, take_ticket
+from mru_rl.scan.triton_chain import enter, place
 from mru_rl.scan.triton_kernels import read_before
 from mru_rl.scan.triton_launch import Plan, launch, plan_for, strides
 
@@ -72,14 +72,8 @@ def _forward(
     RESTART: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """h and h_last. ROWS 0: a program walks all of time. Else it takes one chunk of ROWS * GROUP steps."""
-    blocks = tl.cdiv(H, SIZE)
-    if ROWS == 0:
-        block = tl.program_id(0)
-    else:
-        chunk, block = take_ticket(control, B * blocks)
-    row = (block // blocks).to(tl.int64)
-    col = (block % blocks) * SIZE + tl.arange(0, SIZE)[None, :]
-    mask, at = col < H, row * H + col
+    chunk, block, row, col, mask = place(control, B, H, ROWS, SIZE)
+    at, blocks = row * H + col, B * tl.cdiv(H, SIZE)
     u += row * u_row + col * u_col
     beta += row * beta_row + col * beta_col
     is_init += row * is_init_row
@@ -114,7 +108,7 @@ def _forward(
         for i in tl.static_range(GROUP):
             keeps, end = tl.where(read[1][i], 0.0, keeps), tl.where(read[1][i], read[2][i], end)
         _, before, _ = enter(
-            (keeps,), (end,), False, (state,), control, products, ends, states, chunk, block, B * blocks, at,
+            (keeps,), (end,), False, (state,), control, products, ends, states, chunk, block, blocks, at,
             tl.full([], 0, tl.int64) + B * H, mask, "hold", False, WIDE, ROWS, SIZE, WARPS,
         )  # fmt: skip
         after = _take(before[0], read, h + far * H, H, GROUP)
@@ -196,14 +190,8 @@ def _backward(
     GRAD: tl.constexpr, RESTART: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """Every gradient, from the last step to the first; grad_level: [chunks, B, H], a part of the sum per program."""
-    blocks = tl.cdiv(H, SIZE)
-    if ROWS == 0:
-        block = tl.program_id(0)
-    else:
-        chunk, block = take_ticket(control, B * blocks)
-    row = (block // blocks).to(tl.int64)
-    col = (block % blocks) * SIZE + tl.arange(0, SIZE)[None, :]
-    mask, at, in_h = col < H, row * H + col, row * T * H + col
+    chunk, block, row, col, mask = place(control, B, H, ROWS, SIZE)
+    at, in_h, blocks = row * H + col, row * T * H + col, B * tl.cdiv(H, SIZE)
     u += row * u_row + col * u_col
     beta += row * beta_row + col * beta_col
     is_init += row * is_init_row
@@ -261,7 +249,7 @@ def _backward(
             is_set = (tl.abs(read[2][i]) - read[3][i] > 0) | read[1][i]
             keeps, end = tl.where(is_set, 0.0, keeps), tl.where(is_set, 0.0, read[4][i] + end)
         _, before, _ = enter(
-            (keeps,), (end,), False, (r,), control, products, ends, states, chunk, block, B * blocks, at,
+            (keeps,), (end,), False, (r,), control, products, ends, states, chunk, block, blocks, at,
             tl.full([], 0, tl.int64) + B * H, mask, "sum", False, WIDE, ROWS, SIZE, WARPS,
         )  # fmt: skip
         found = read_before(

@@ -25,7 +25,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mru_rl.scan.triton_chain import enter, leave, take_ticket
+from mru_rl.scan.triton_chain import enter, leave, place
 from mru_rl.scan.triton_launch import Plan, launch, plan_for, real, strides
 from mru_rl.scan.triton_numbers import any_of, conj, full, infinite, last_row, load, pick, plus, store, times, where
 
@@ -98,14 +98,8 @@ def _forward(
 ):  # fmt: skip
     """h and h_last. ROWS 0: a program walks all of time. Else it takes one chunk of ROWS * GROUP steps."""
     pair: tl.constexpr = 2 if COMPLEX else 1
-    blocks = tl.cdiv(H, SIZE)
-    if ROWS == 0:
-        block = tl.program_id(0)
-    else:
-        chunk, block = take_ticket(control, B * blocks)
-    row = (block // blocks).to(tl.int64)
-    col = (block % blocks) * SIZE + tl.arange(0, SIZE)[None, :]
-    mask, h_step = col < H, H * pair
+    chunk, block, row, col, mask = place(control, B, H, ROWS, SIZE)
+    h_step, blocks = H * pair, B * tl.cdiv(H, SIZE)
     at = (row * H + col) * pair  # in [B, H]
     a += row * a_row + col * a_col
     b += row * b_row + col * b_col
@@ -138,7 +132,7 @@ def _forward(
             product = where(starts, zero, times(a_i, product, COMPLEX), COMPLEX)
             cut = cut | starts
         start, rows, published = enter(
-            product, end, any_of(cut), state, control, products, ends, states, chunk, block, B * blocks, at,
+            product, end, any_of(cut), state, control, products, ends, states, chunk, block, blocks, at,
             per_chunk, mask, "scan", COMPLEX, WIDE, ROWS, SIZE, WARPS,
         )  # fmt: skip
         after, bad = _take(rows, read, h + far * h_step, h_step, COMPLEX, GROUP)
@@ -153,7 +147,7 @@ def _forward(
                 RESTART, COMPLEX, WIDE, SIZE, 4,
             )  # fmt: skip
         if not published:
-            leave(state, control, states, chunk, block, B * blocks, at, per_chunk, mask, COMPLEX)
+            leave(state, control, states, chunk, block, blocks, at, per_chunk, mask, COMPLEX)
         if begin + ROWS * GROUP >= T:
             store(h_last + at, state, mask, COMPLEX)
 
@@ -267,14 +261,8 @@ def _backward(
 ):  # fmt: skip
     """Every gradient: as _forward, from the last step to the first; the state is r, and chunks count from the end."""
     pair: tl.constexpr = 2 if COMPLEX else 1
-    blocks = tl.cdiv(H, SIZE)
-    if ROWS == 0:
-        block = tl.program_id(0)
-    else:
-        chunk, block = take_ticket(control, B * blocks)
-    row = (block // blocks).to(tl.int64)
-    col = (block % blocks) * SIZE + tl.arange(0, SIZE)[None, :]
-    mask, h_step = col < H, H * pair
+    chunk, block, row, col, mask = place(control, B, H, ROWS, SIZE)
+    h_step, blocks = H * pair, B * tl.cdiv(H, SIZE)
     at = (row * H + col) * pair
     in_h = (row * T * H + col) * pair
     a += row * a_row + col * a_col
@@ -312,7 +300,7 @@ def _backward(
             product = where(starts, zero, times(a_i, product, COMPLEX), COMPLEX)
             cut = cut | starts
         start, rows, published = enter(
-            product, end, any_of(cut), r, control, products, ends, states, chunk, block, B * blocks, at,
+            product, end, any_of(cut), r, control, products, ends, states, chunk, block, blocks, at,
             per_chunk, mask, "scan", COMPLEX, WIDE, ROWS, SIZE, WARPS,
         )  # fmt: skip
         found = read_before(
@@ -336,7 +324,7 @@ def _backward(
                 GRAD, RESTART, COMPLEX, WIDE, SIZE, 4,
             )  # fmt: skip
         if not published:
-            leave(r, control, states, chunk, block, B * blocks, at, per_chunk, mask, COMPLEX)
+            leave(r, control, states, chunk, block, blocks, at, per_chunk, mask, COMPLEX)
         if begin < ROWS * GROUP:
             store(grad_h0 + at, r, mask, COMPLEX)
 
