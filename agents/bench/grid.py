@@ -23,7 +23,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from mru_rl.agents.bench.jobs import Job, Point, run_job, running_dir
+from mru_rl.agents.bench.jobs import RUNNING, Job, Point, run_job, running_dir
+from mru_rl.agents.bench.ray_tasks import do_all_on_ray, run_job_anywhere
 from mru_rl.agents.bench.workers import do_all
 from mru_rl.agents.curriculum import at_level
 from mru_rl.agents.progress import duration
@@ -37,6 +38,11 @@ SEARCH_SEED = 1000
 """Seeds from here on choose settings; reported seeds count from 0."""
 REFERENCE_CORE = "bmru"
 """Whose parameters all cores get with --equal parameters."""
+ENGINES: dict[str, tuple[Callable[..., Iterator[Any]], Callable[..., dict[str, Any]]]] = {
+    "processes": (do_all, run_job),
+    "ray": (do_all_on_ray, run_job_anywhere),
+}
+"""What does jobs side by side, and what it does with each: processes here, or Ray tasks here and on other machines."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,9 @@ def trials_for(horizon: int) -> list[tuple[str, dict[str, Any]]]:
     ]
 
 
-def run_benchmark(benchmark: Benchmark, folder: Path, workers: int, command: str) -> list[str]:
+def run_benchmark(
+    benchmark: Benchmark, folder: Path, workers: int, command: str, engine: str = "processes"
+) -> list[str]:
     """Run what is missing of a benchmark, then write its tables; returns the errors of jobs that failed.
 
     Raises ValueError where the folder holds another benchmark or another process is at work in it.
@@ -101,10 +109,10 @@ def run_benchmark(benchmark: Benchmark, folder: Path, workers: int, command: str
         _check_name(benchmark, folder)
         write_json(folder / "benchmark.json", header(benchmark, command))
         store = Store(folder)
-        errors = run_shown(store, search_jobs(benchmark), workers)
+        errors = run_shown(store, search_jobs(benchmark), workers, engine)
         chosen = choose(benchmark, store.results)
         write_json(folder / "benchmark.json", header(benchmark, command) | {"chosen": chosen})
-        errors += run_shown(store, final_jobs(benchmark, chosen), workers)
+        errors += run_shown(store, final_jobs(benchmark, chosen), workers, engine)
         for path in write_tables(folder):
             print(path)
     return errors
@@ -200,8 +208,9 @@ class Store:
         return [result for result in self.results if result["key"] in keys]
 
     def run(
-        self, jobs: Sequence[Job], workers: int, tick: Callable[[list[Job]], None], say: Callable[[str], None]
-    ) -> list[str]:
+        self, jobs: Sequence[Job], workers: int, tick: Callable[[list[Job]], None], say: Callable[[str], None],
+        engine: str = "processes",
+    ) -> list[str]:  # fmt: skip
         """Do the jobs that are not finished yet; returns what went wrong with those that failed.
 
         tick: called about once a second with the jobs being done; say: called with a line per finished job.
@@ -209,14 +218,17 @@ class Store:
         finished = {result["key"] for result in self.results}
         missing = [job for job in jobs if job.key not in finished]
         kept, errors, started = len(jobs) - len(missing), [], time.monotonic()
-        work = partial(run_job, folder=self.folder)
-        for done, (job, result, error) in enumerate(do_all(missing, work, workers, tick), start=1):
+        do, run = ENGINES[engine]
+        work = partial(run, folder=self.folder.resolve())
+        (self.folder / RUNNING).mkdir(exist_ok=True)
+        for done, (job, result, error) in enumerate(do(missing, work, workers, tick), start=1):
             head = f"[{kept + done} of {len(jobs)}] {job.label}: "
             if error is not None:
                 errors.append(f"{job.label}: {error}")
                 say(head + f"failed, {error.strip().splitlines()[-1]}")
                 continue
-            self._keep(result | {"provenance": provenance("cpu") | {"seed": job.seed}})
+            made = provenance("cpu") | {"seed": job.seed, "machine": result.pop("machine")}
+            self._keep(result | {"provenance": made})
             shutil.rmtree(running_dir(self.folder, job), ignore_errors=True)
             left = (time.monotonic() - started) / done * (len(missing) - done)
             point = result["evaluations"][0]
@@ -224,7 +236,7 @@ class Store:
             what = "return" if point["success_rate"] is None else "success"
             say(head + f"{what} {value:.3f} at x={point['x']:g}, {result['seconds']:.0f} s, {duration(left)} left")
         with contextlib.suppress(OSError):  # runs of jobs that failed are kept
-            (self.folder / "running").rmdir()
+            (self.folder / RUNNING).rmdir()
         return errors
 
     def _keep(self, result: dict[str, Any]) -> None:
@@ -235,7 +247,7 @@ class Store:
         self.results.append(result)
 
 
-def run_shown(store: Store, jobs: Sequence[Job], workers: int) -> list[str]:
+def run_shown(store: Store, jobs: Sequence[Job], workers: int, engine: str = "processes") -> list[str]:
     """Store.run with a live table of the rows in a terminal and a line per finished job on stderr everywhere."""
     console = Console(stderr=True)
     with Live(console=console, transient=True, refresh_per_second=2) as live:
@@ -244,7 +256,7 @@ def run_shown(store: Store, jobs: Sequence[Job], workers: int) -> list[str]:
             if console.is_terminal:
                 live.update(_table(store, jobs, running))
 
-        return store.run(jobs, workers, tick, lambda line: console.print(line, highlight=False, soft_wrap=True))
+        return store.run(jobs, workers, tick, lambda line: console.print(line, highlight=False, soft_wrap=True), engine)
 
 
 def _table(store: Store, jobs: Sequence[Job], running: Sequence[Job]) -> Table:

@@ -15,7 +15,7 @@ from mru_rl.agents import train
 from mru_rl.agents.config import PPOConfig
 from mru_rl.agents.evaluate import evaluate_run, load_config
 from mru_rl.agents.inspection.inspect_run import inspect_run
-from mru_rl.agents.runs import Run
+from mru_rl.agents.runs import Run, machine
 from mru_rl.blocks.budget import count_parameters
 from mru_rl.blocks.hybrid import parse_spec
 from mru_rl.cells.mru import MRU
@@ -23,6 +23,7 @@ from mru_rl.cells.registry import get_cell
 
 EVALUATION_SEED = 1_000_003
 CURVE_POINTS = 100
+RUNNING = "running"
 
 
 @dataclass(frozen=True)
@@ -73,11 +74,11 @@ class Job:
 
 def running_dir(folder: Path, job: Job) -> Path:
     """Where the run of a job lives until the job is finished."""
-    return folder / "running" / job.key
+    return folder / RUNNING / job.key
 
 
 def run_job(job: Job, folder: Path) -> dict[str, Any]:
-    """Do a job, or go on with one that was killed; returns its line of results.jsonl without the provenance."""
+    """Do a job, or go on with one that was killed; returns its line of results.jsonl, of the provenance only the machine."""
     path = running_dir(folder, job)
     if (path / "config.json").is_file():
         run = Run.open(path)
@@ -94,7 +95,7 @@ def run_job(job: Job, folder: Path) -> dict[str, Any]:
         "parameters": count_parameters(trainer.policy.core), "state_size": trainer.policy.core.state_size,
         "curve": _curve(records), "seconds": trainer.seconds,
         "steps_per_second": trainer.steps / max(trainer.seconds, 1e-9),
-        "evaluations": [_evaluate(run, point) for point in job.points],
+        "evaluations": [_evaluate(run, point) for point in job.points], "machine": machine("cpu"),
         **({} if picture is None else {"inspect": picture}),
     }  # fmt: skip
 

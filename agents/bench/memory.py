@@ -186,7 +186,7 @@ def main(words: list[str], name: str) -> None:
     benchmark = dataclasses.replace(benchmark, **changes)
     folder = args.out or Path("runs") / f"bench-{name}-{args.preset}"
     command = " ".join(["mru-rl bench", name, *words])
-    errors = run_benchmark(benchmark, folder, args.workers, command)
+    errors = run_benchmark(benchmark, folder, args.workers, command, args.engine)
     report_errors(errors)
 
 
@@ -208,7 +208,7 @@ def _parser(name: str) -> Parser:
     parser.add_argument("--seeds", type=int, help="reported seeds, 0 and up; default: from the preset")
     parser.add_argument("--trials", type=int, choices=(1, 2, 3, 4, 5), help="settings searched per core; 1: no search")
     parser.add_argument("--equal", choices=("state", "parameters"), default="state", help="what all cores have alike")
-    parser.add_argument("--workers", type=int, default=2, help="jobs side by side, one thread each (default 2)")
+    parser.add_workers()
     parser.add_argument(
         "--settings", nargs="+", default=[], metavar="NAME=VALUE", help="fields of the training config for every job"
     )

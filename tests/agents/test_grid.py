@@ -14,21 +14,9 @@ from pathlib import Path
 import pytest
 
 from mru_rl.agents.bench import grid, memory
-from mru_rl.agents.bench.jobs import Point, run_job
+from mru_rl.agents.bench.jobs import run_job
 from mru_rl.agents.bench.workers import TRIES, do_all
 from mru_rl.agents.cli import main
-
-
-@pytest.fixture
-def tiny() -> grid.Benchmark:
-    """A grid of jobs of about a second each."""
-    points = (Point(5, {"length": 5}, 32), Point(50, {"length": 50}, 32))
-    variant = grid.Variant(5, "mru_rl/TMaze-v0", {"length": 5}, 3000, points)
-    return grid.Benchmark(
-        "tiny", "Tiny", "Does it run?", "success_rate", {"name": "length", "label": "length", "log": True, "trained": 5},
-        0.5, (variant,), cores=("bmru", "gru"), seeds=2, trials=2, search_seeds=1, preset="smoke", hidden_size=16,
-        state_size=16, settings={"num_envs": 8, "minibatches": 2},
-    )  # fmt: skip
 
 
 def lines(folder: Path) -> list[dict]:
