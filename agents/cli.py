@@ -87,7 +87,8 @@ def _resume(words: list[str]) -> None:
     trainer, restored = train.resume(run, load_config(run))
     print(f"resuming {run.path} at {trainer.steps:,} of {trainer.config.steps:,} steps")
     if not restored:
-        print(f"  {trainer.config.env} cannot save its state: all envs start fresh episodes")
+        where = trainer.config.env if trainer.config.collector == "own" else f"--collector {trainer.config.collector}"
+        print(f"  {where} cannot save its state: all envs start fresh episodes")
     train.run_to_end(run, trainer)
     _summary(run, trainer)
 
@@ -193,6 +194,7 @@ _BENCHES = {
     "popgym": ("popgym", "a quick pass over POPGym: what can be learned at all"),
     "speed": ("training_speed", "training speed end to end, beside sb3-contrib"),
     "envs": ("env_speed", "speed of stepping the POPGym ports, beside upstream"),
+    "collectors": ("collectors", "speed of acting: our own loop, torchrl's Collector, Ray"),
 }
 """Name of a benchmark -> its module and what it measures."""
 
@@ -227,6 +229,10 @@ def _announce(run: Any, trainer: Any) -> None:
     print(
         f"  {count:,} parameters, {config.num_envs} envs, seed {config.seed}, {trainer.device}, {config.threads} threads"
     )
+    if config.collector == "ray":
+        print(
+            f"  acting on Ray: {config.num_collectors} collector(s) of {config.num_envs // config.num_collectors} envs each"
+        )
     for name, reason in trainer.reasons.items():
         value = getattr(config, name)
         print(f"  {flag(name)} {value if isinstance(value, bool) else f'{value:.4g}'}: {reason}")

@@ -17,7 +17,6 @@ from mru_rl.agents.actions import ActionHead
 from mru_rl.agents.episodes import EpisodeLog
 from mru_rl.agents.networks import ActorCritic
 from mru_rl.agents.rollout import Rollout, RolloutSource, make_rollout
-from mru_rl.blocks.core import MemoryCore
 from mru_rl.envs import as_torchrl
 from mru_rl.envs.base import BatchedEnv
 
@@ -50,10 +49,12 @@ class RecurrentPolicy(TensorDictModuleBase):
         return tensordict
 
 
-def recurrent_env(env: BatchedEnv, core: MemoryCore) -> TransformedEnv:
-    """A batched env as torchrl's, which marks where episodes begin and starts them with a memory of zeros."""
-    state = core.initial_state(1)
-    spec = Unbounded(shape=state.shape[1:], dtype=state.dtype, device=state.device)
+def recurrent_env(env: BatchedEnv, state: Tensor) -> TransformedEnv:
+    """A batched env as torchrl's, which marks where episodes begin and starts them with a memory of zeros.
+
+    state: one row's memory [layers, S], for its shape and type.
+    """
+    spec = Unbounded(shape=state.shape, dtype=state.dtype, device=state.device)
     primer = TensorDictPrimer({"recurrent_state": spec}, expand_specs=True)
     return TransformedEnv(as_torchrl(env), Compose(InitTracker(), primer))
 
@@ -73,13 +74,15 @@ class SegmentCollector(Collector):
         seed: int | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(
-            create_env_fn, policy, total_frames=options.pop("total_frames", -1), use_buffers=False, trust_policy=True,
-            track_traj_ids=False, auto_register_policy_transforms=False, **options,
-        )  # fmt: skip
+        ours = {"total_frames": -1, "use_buffers": False, "trust_policy": True, "track_traj_ids": False,
+                "auto_register_policy_transforms": False}  # fmt: skip
+        super().__init__(create_env_fn, policy, **options | ours)
         if seed is not None:
             policy.generator.manual_seed(seed)
         self._state = policy.policy.core.initial_state(self.n_env)
+
+    def __bool__(self) -> bool:
+        return True  # Ray asks when an actor fails to begin, and torchrl's __len__ raises then: its error would hide ours
 
     def restart(self) -> None:
         """Begin fresh episodes in every row."""
@@ -87,8 +90,10 @@ class SegmentCollector(Collector):
         self._state = torch.zeros_like(self._state)
 
     @torch.no_grad()
-    def segment(self) -> Rollout:
-        """The next segment as a rollout."""
+    def segment(self, weights: dict[str, Tensor] | None = None) -> Rollout:
+        """The next segment as a rollout; weights: what the policy acts with, its own where not given."""
+        if weights is not None:
+            self.policy.policy.load_state_dict(weights)
         data = self.next()
         rollout = to_rollout(data, self._state, self.policy.policy)
         self._state = data["next", "recurrent_state"][:, -1].contiguous()
@@ -135,8 +140,9 @@ class TorchRLCollector(RolloutSource):
 
     def _open(self, env: BatchedEnv) -> None:
         self.env = env
+        state = self.policy.policy.core.initial_state(1)[0]
         self._collector = SegmentCollector(
-            recurrent_env(env, self.policy.policy.core), self.policy, frames_per_batch=self.segment * env.num_envs
+            recurrent_env(env, state), self.policy, frames_per_batch=self.segment * env.num_envs
         )
 
     def collect(self, segment: int) -> Rollout:

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 import torch
 
 import mru_rl.envs
-from mru_rl.agents.actions import action_head
+from mru_rl.agents.actions import ActionHead, action_head
 from mru_rl.agents.checkpoint import checkpoint_path, keep_newest, save_checkpoint
 from mru_rl.agents.config import PPOConfig, TrainConfig, require
 from mru_rl.agents.curriculum import MASTERED, at_level, split_curriculum
@@ -21,7 +21,7 @@ from mru_rl.agents.networks import ActorCritic
 from mru_rl.agents.plots import learning_curve
 from mru_rl.agents.ppo import PPO
 from mru_rl.agents.progress import Progress
-from mru_rl.agents.rollout import Collector, Rollout
+from mru_rl.agents.rollout import Collector, Rollout, RolloutSource
 from mru_rl.agents.runs import Run
 from mru_rl.blocks.core import make_core
 from mru_rl.blocks.hybrid import cell_options, parse_spec
@@ -74,6 +74,25 @@ def pick_device(device: str) -> str:
     return device
 
 
+def make_collector(config: PPOConfig, env: AgentInput, policy: ActorCritic, head: ActionHead) -> RolloutSource:
+    """What acts in the env of a config whose segment is chosen."""
+    assert config.segment is not None
+    device = pick_device(config.device)
+    if config.collector == "ray":
+        from mru_rl.agents.ray_rollout import RayCollectors  # torchrl's collectors take seconds to import
+
+        return RayCollectors(
+            env, policy, head, device, num_collectors=config.num_collectors, segment=config.segment, seed=config.seed,
+            backend=config.backend,
+        )  # fmt: skip
+    generator = torch.Generator(device=device).manual_seed(config.seed + 1)
+    if config.collector == "torchrl":
+        from mru_rl.agents.torchrl_rollout import TorchRLCollector
+
+        return TorchRLCollector(env, policy, head, generator, config.segment)
+    return Collector(env, policy, head, generator)
+
+
 class Trainer:
     """Env, policy and learner of a PPO run, and all that a checkpoint holds of them."""
 
@@ -97,8 +116,7 @@ class Trainer:
         self.policy = make_policy(self.config, self.env)
         if config.initialisation == "long":
             self.policy.core.remember(self.horizon or 1000)
-        generator = torch.Generator(device=self.device).manual_seed(config.seed + 1)
-        self.collector = Collector(self.env, self.policy, self.head, generator)
+        self.collector = make_collector(self.config, self.env, self.policy, self.head)
         self.learner = PPO(self.policy, self.head, self.config, torch.Generator().manual_seed(config.seed + 2))
         self.steps = self.updates = 0
         self.seconds = 0.0
@@ -261,7 +279,7 @@ def run_to_end(run: Run, trainer: Trainer) -> None:
     if writer is not None:
         writer.close()
     learning_curve(run.metrics(), run.path / "learning_curve.png", f"{config.env}, {config.core}, seed {config.seed}")
-    trainer.env.close()
+    trainer.collector.close()
 
 
 def _save(run: Run, trainer: Trainer) -> None:

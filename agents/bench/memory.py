@@ -198,6 +198,10 @@ def _settings(words: list[str]) -> dict[str, Any]:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         require(name in known, f"the training config has no setting {name!r}; {hint}see mru-rl train ppo --help")
+    require(
+        settings.get("collector") != "ray",
+        "a job of a grid has one thread and collects by itself; leave collector=ray out, and spread the jobs with --engine ray",
+    )
     return settings
 
 
