@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from mru_rl.agents.actions import ActionHead
-from mru_rl.agents.networks import ActorCritic
+from mru_rl.agents.networks import ActorCritic, Policy
 from mru_rl.envs.base import NonFiniteError
 
 
@@ -21,14 +22,14 @@ class Rollout(NamedTuple):
     start_state: Tensor
 
 
-class Collector:
+class ActingLoop(ABC):
     """Acts in a batched env, one segment at a time, carrying memory and observations over from one to the next.
 
     Written here, not taken from torchrl: an episode that was cut is valued at its true last observation while the memory
     that led to it is still at hand, and the state goes on to the bit from a checkpoint.
     """
 
-    def __init__(self, env: Any, policy: ActorCritic, head: ActionHead, generator: torch.Generator) -> None:
+    def __init__(self, env: Any, policy: Policy, head: ActionHead, generator: torch.Generator) -> None:
         self.env, self.policy, self.head, self.generator = env, policy, head, generator
         device = generator.device
         self.state = policy.core.initial_state(env.num_envs)
@@ -40,58 +41,12 @@ class Collector:
         self.recent: deque[tuple[float, int, float]] = deque(maxlen=100)  # return, length, success of finished episodes
         self.episodes = 0
 
+    @abstractmethod
     def collect(self, segment: int) -> Rollout:
         """One segment of all envs.
 
-        The TensorDict [B, T] holds observation, action, action_log_prob, state_value, is_init and, under "next",
-        reward, terminated, truncated, done and state_value, the value of what the action led to before any reset.
         Raises NonFiniteError naming row and step where the env returned NaN or infinity.
         """
-        start_state = self.state.clone()
-        with torch.inference_mode():
-            steps, last_value = self._act(segment)
-        columns = [torch.stack(column, dim=1) for column in zip(*steps, strict=True)]
-        obs, is_init, action, log_prob, value, reward, terminated, truncated, final_value = columns
-        self._require_finite(obs, "observation")
-        self._require_finite(reward.unsqueeze(-1), "reward")
-        next_value = torch.cat([value[:, 1:], last_value.unsqueeze(1)], dim=1)
-        data = TensorDict(
-            {
-                "observation": obs,
-                "is_init": is_init,
-                "action": action,
-                "action_log_prob": log_prob,
-                "state_value": value,
-                "next": {
-                    "reward": reward,
-                    "terminated": terminated,
-                    "truncated": truncated,
-                    "done": terminated | truncated,
-                    "state_value": torch.where(truncated, final_value, next_value),
-                },
-            },
-            batch_size=obs.shape[:2],
-        )
-        return Rollout(data, start_state)
-
-    def _act(self, segment: int) -> tuple[list[tuple[Tensor, ...]], Tensor]:
-        steps: list[tuple[Tensor, ...]] = []
-        for _ in range(segment):
-            obs, is_init = self.obs, self.is_init
-            params, value, state = self.policy.step(obs, self.state, is_init)
-            action = self.head.sample(params, self.generator)
-            log_prob, _ = self.head.log_prob_and_entropy(params, action)
-            after = self.env.step(self.head.to_env(action))
-            done = after.terminated | after.truncated
-            final_value = value
-            if after.truncated.any():  # the episode was cut, not over: value what it would have gone on from
-                final_value = self.policy.step(after.final_obs, state, torch.zeros_like(is_init)).value
-            steps.append(
-                (obs, is_init, action, log_prob, value, after.reward, after.terminated, after.truncated, final_value)
-            )
-            self._count(after.reward, done)
-            self.obs, self.is_init, self.state = after.obs, done, state
-        return steps, self.policy.step(self.obs, self.state, self.is_init).value
 
     def _count(self, reward: Tensor, done: Tensor) -> None:
         self.episode_return += reward
@@ -157,3 +112,62 @@ class Collector:
             return False
         self.env.load_state_dict(saved["env"])
         return True
+
+
+class Collector(ActingLoop):
+    """The acting loop of an actor and critic: actions are drawn from the policy, and every step is valued."""
+
+    policy: ActorCritic
+
+    def collect(self, segment: int) -> Rollout:
+        """One segment of all envs.
+
+        The TensorDict [B, T] holds observation, action, action_log_prob, state_value, is_init and, under "next",
+        reward, terminated, truncated, done and state_value, the value of what the action led to before any reset.
+        Raises NonFiniteError naming row and step where the env returned NaN or infinity.
+        """
+        start_state = self.state.clone()
+        with torch.inference_mode():
+            steps, last_value = self._act(segment)
+        columns = [torch.stack(column, dim=1) for column in zip(*steps, strict=True)]
+        obs, is_init, action, log_prob, value, reward, terminated, truncated, final_value = columns
+        self._require_finite(obs, "observation")
+        self._require_finite(reward.unsqueeze(-1), "reward")
+        next_value = torch.cat([value[:, 1:], last_value.unsqueeze(1)], dim=1)
+        data = TensorDict(
+            {
+                "observation": obs,
+                "is_init": is_init,
+                "action": action,
+                "action_log_prob": log_prob,
+                "state_value": value,
+                "next": {
+                    "reward": reward,
+                    "terminated": terminated,
+                    "truncated": truncated,
+                    "done": terminated | truncated,
+                    "state_value": torch.where(truncated, final_value, next_value),
+                },
+            },
+            batch_size=obs.shape[:2],
+        )
+        return Rollout(data, start_state)
+
+    def _act(self, segment: int) -> tuple[list[tuple[Tensor, ...]], Tensor]:
+        steps: list[tuple[Tensor, ...]] = []
+        for _ in range(segment):
+            obs, is_init = self.obs, self.is_init
+            params, value, state = self.policy.step(obs, self.state, is_init)
+            action = self.head.sample(params, self.generator)
+            log_prob, _ = self.head.log_prob_and_entropy(params, action)
+            after = self.env.step(self.head.to_env(action))
+            done = after.terminated | after.truncated
+            final_value = value
+            if after.truncated.any():  # the episode was cut, not over: value what it would have gone on from
+                final_value = self.policy.step(after.final_obs, state, torch.zeros_like(is_init)).value
+            steps.append(
+                (obs, is_init, action, log_prob, value, after.reward, after.terminated, after.truncated, final_value)
+            )
+            self._count(after.reward, done)
+            self.obs, self.is_init, self.state = after.obs, done, state
+        return steps, self.policy.step(self.obs, self.state, self.is_init).value

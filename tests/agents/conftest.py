@@ -8,6 +8,7 @@ import pytest
 from mru_rl.agents import train
 from mru_rl.agents.config import PPOConfig
 from mru_rl.agents.runs import Run
+from mru_rl.agents.trainer import Trainer
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def small(tmp_path: Path):
 def trained(small):
     """A finished small run and its trainer."""
 
-    def run(**changes) -> tuple[Run, train.Trainer]:
+    def run(**changes) -> tuple[Run, Trainer]:
         run, trainer = train.start(small(**changes))
         train.run_to_end(run, trainer)
         return run, trainer
