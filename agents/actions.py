@@ -88,6 +88,17 @@ class MultiDiscreteHead(ActionHead):
         return torch.stack(log_probs).sum(0), torch.stack(entropies).sum(0)
 
 
+class RavelledHead(DiscreteHead):
+    """A MultiDiscrete action as one number: all combinations of its parts counted through, the last part fastest."""
+
+    def __init__(self, sizes: list[int]) -> None:
+        super().__init__(math.prod(sizes))
+        self.sizes = sizes
+
+    def to_env(self, action: Tensor) -> Tensor:
+        return torch.stack(torch.unravel_index(action, self.sizes), dim=-1)
+
+
 class BoxHead(ActionHead):
     """Independent normals on [-1, 1] (mean and log-deviation from the network), stretched to the box and clipped there.
 
@@ -137,4 +148,28 @@ def action_head(space: gymnasium.Space) -> ActionHead:
         return BoxHead(space)
     raise ValueError(
         f"actions must be Discrete, flat MultiDiscrete or a float Box, got {space}; wrap the env to change them"
+    )
+
+
+_MOST_COMBINATIONS = 4096
+
+
+def value_head(space: gymnasium.Space) -> DiscreteHead:
+    """The head of a network that values every action, one number each.
+
+    Raises ValueError for a Box, whose actions cannot be counted, and for a MultiDiscrete of more than 4,096 combinations.
+    """
+    if isinstance(space, gymnasium.spaces.Discrete):
+        return DiscreteHead(int(space.n))
+    if isinstance(space, gymnasium.spaces.MultiDiscrete) and len(space.shape) == 1:
+        head = RavelledHead([int(n) for n in space.nvec])
+        if head.num_params <= _MOST_COMBINATIONS:
+            return head
+        raise ValueError(
+            f"r2d2 values every combination of a MultiDiscrete action, at most {_MOST_COMBINATIONS:,} of them, and {space} has "
+            f"{head.num_params:,}; use `mru-rl train ppo`, which takes its parts one by one"
+        )
+    raise ValueError(
+        f"r2d2 values every action, so actions must be Discrete or flat MultiDiscrete, got {space}; use `mru-rl train ppo`, "
+        "which takes Box actions, or wrap the env to make them discrete"
     )

@@ -17,6 +17,7 @@ usage: mru-rl COMMAND [options]
 Train and measure reinforcement-learning agents that remember.
 
   train ppo     train an agent; alone: bmru+mingru on popgym-RepeatFirstEasy-v0, under a minute
+  train r2d2    the same with Q-learning from replayed sequences
   eval RUN      run whole episodes with a trained agent, also on a longer task: --env-kwargs length=100000
   inspect RUN   draw what the memory of a trained agent held over one episode
   report DIR    one HTML page of a benchmark or a run: tables, plots, and what made them
@@ -60,13 +61,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _train(words: list[str]) -> None:
-    if words and not words[0].startswith("-"):
-        if words[0] != "ppo":
-            _fail(f"there is no algorithm {words[0]!r}; {_nearest(words[0], ['ppo'])}algorithms are ppo")
-        words = words[1:]
-    from mru_rl.agents.config import PPOConfig
+    from mru_rl.agents.algorithms import ALGORITHMS
 
-    config = _parse(PPOConfig, words, "mru-rl train ppo")
+    algorithm = "ppo"
+    if words and not words[0].startswith("-"):
+        algorithm, *words = words
+        if algorithm not in ALGORITHMS:
+            _fail(
+                f"there is no algorithm {algorithm!r}; {_nearest(algorithm, ALGORITHMS)}algorithms are {', '.join(ALGORITHMS)}"
+            )
+    config = _parse(ALGORITHMS[algorithm][0], words, f"mru-rl train {algorithm}")
     from mru_rl.agents import train
 
     run, trainer = train.start(config)
@@ -84,11 +88,10 @@ def _resume(words: list[str]) -> None:
     from mru_rl.agents.runs import Run
 
     run = Run.open(args.run)
-    trainer, restored = train.resume(run, load_config(run))
-    print(f"resuming {run.path} at {trainer.steps:,} of {trainer.config.steps:,} steps")
-    if not restored:
-        where = trainer.config.env if trainer.config.collector == "own" else f"--collector {trainer.config.collector}"
-        print(f"  {where} cannot save its state: all envs start fresh episodes")
+    trainer, lost = train.resume(run, load_config(run))
+    print(
+        "\n  ".join([f"resuming {run.path} at {trainer.steps:,} of {trainer.config.steps:,} steps", *lost]), flush=True
+    )
     train.run_to_end(run, trainer)
     _summary(run, trainer)
 
@@ -229,10 +232,8 @@ def _announce(run: Any, trainer: Any) -> None:
     print(
         f"  {count:,} parameters, {config.num_envs} envs, seed {config.seed}, {trainer.device}, {config.threads} threads"
     )
-    if config.collector == "ray":
-        print(
-            f"  acting on Ray: {config.num_collectors} collector(s) of {config.num_envs // config.num_collectors} envs each"
-        )
+    for note in trainer.notes():
+        print(f"  {note}")
     for name, reason in trainer.reasons.items():
         value = getattr(config, name)
         print(f"  {flag(name)} {value if isinstance(value, bool) else f'{value:.4g}'}: {reason}")

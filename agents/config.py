@@ -6,7 +6,13 @@ import dataclasses
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # Python 3.10 has none of its own
+
+Chosen = tuple[Any, str]
+"""A value and the reason for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +83,24 @@ class TrainConfig:
             self.checkpoint_seconds >= 0, f"--checkpoint-seconds must not be negative, got {self.checkpoint_seconds}"
         )
 
+    def follow_task(
+        self, *, horizon: int | None, credit_horizon: int | None, open_loop: bool
+    ) -> tuple[Self, dict[str, str]]:
+        """The config with every value that was not given chosen from the task, and the reason for each.
+
+        horizon: most steps of an episode; credit_horizon: most steps from an action to a reward it decides; None
+        where the env does not know. open_loop: observations do not depend on actions.
+        """
+        values = self._for_task(horizon=horizon, credit_horizon=credit_horizon, open_loop=open_loop)
+        if self.previous_action is None:
+            values["previous_action"] = not open_loop, f"observations {'do not ' if open_loop else ''}depend on actions"
+        chosen = {name: value for name, (value, _) in values.items()}
+        return dataclasses.replace(self, **chosen), {name: reason for name, (_, reason) in values.items()}
+
+    def _for_task(self, *, horizon: int | None, credit_horizon: int | None, open_loop: bool) -> dict[str, Chosen]:
+        """What an algorithm chooses, value and reason by field."""
+        raise NotImplementedError(f"{type(self).__name__} names no algorithm; use a config of algorithms.ALGORITHMS")
+
 
 @dataclass(frozen=True, kw_only=True)
 class PPOConfig(TrainConfig):
@@ -146,57 +170,43 @@ class PPOConfig(TrainConfig):
             value = getattr(self, name)
             require(value is None or value >= 0, f"{flag(name)} must not be negative, got {value}")
 
-    def follow_task(
-        self, *, horizon: int | None, credit_horizon: int | None, open_loop: bool
-    ) -> tuple[PPOConfig, dict[str, str]]:
-        """The config with every value that was not given chosen from the task, and the reason for each.
-
-        horizon: most steps of an episode; credit_horizon: most steps from an action to a reward it decides; None
-        where the env does not know. open_loop: observations do not depend on actions.
-        """
-        chosen: dict[str, Any] = {}
-        why: dict[str, str] = {}
-        if self.previous_action is None:
-            chosen["previous_action"] = not open_loop
-            why["previous_action"] = f"observations {'do not ' if open_loop else ''}depend on actions"
-        if self.segment is None:
+    def _for_task(self, *, horizon: int | None, credit_horizon: int | None, open_loop: bool) -> dict[str, Chosen]:
+        chosen: dict[str, Chosen] = {}
+        segment = self.segment
+        if segment is None:
             if horizon is None or credit_horizon is None:
-                chosen["segment"], why["segment"] = 128, "the env does not say how far a cue lies from its use"
+                segment, why = 128, "the env does not say how far a cue lies from its use"
             else:
                 episodes = max(1, -(-100 // horizon))
-                chosen["segment"] = min(episodes * horizon, 16_384)
-                why["segment"] = f"{episodes} episode(s) of {horizon} steps, at most 16,384"
+                segment, why = (
+                    min(episodes * horizon, 16_384),
+                    f"{episodes} episode(s) of {horizon} steps, at most 16,384",
+                )
+            chosen["segment"] = segment, why
         if self.minibatches is None:
-            segment = self.segment or chosen["segment"]
             wanted = max(min(max(self.num_envs * segment // 1024, 8), self.num_envs // 2), 1)
-            chosen["minibatches"] = next(n for n in range(wanted, 0, -1) if self.num_envs % n == 0)
-            why["minibatches"] = f"{self.num_envs // chosen['minibatches']} rows of {segment} steps each"
+            minibatches = next(n for n in range(wanted, 0, -1) if self.num_envs % n == 0)
+            chosen["minibatches"] = minibatches, f"{self.num_envs // minibatches} rows of {segment} steps each"
         if self.discount is None:
-            if credit_horizon is None:
-                chosen["discount"], why["discount"] = 0.99, "the env does not say how late rewards come"
-            else:
-                chosen["discount"] = 1 - 1 / (credit_horizon + 2)
-                why["discount"] = f"a reward comes {credit_horizon} steps after its action at the latest"
+            chosen["discount"] = discount_for(credit_horizon)
         if self.entropy is None:
             if credit_horizon is None:
-                chosen["entropy"], why["entropy"] = 0.01, "the env does not say how late rewards come"
+                chosen["entropy"] = 0.01, "the env does not say how late rewards come"
             else:
-                chosen["entropy"], why["entropy"] = min(0.01, 1 / (horizon or 1)), "1 / horizon, at most 0.01"
-        return dataclasses.replace(self, **chosen), why
+                chosen["entropy"] = min(0.01, 1 / (horizon or 1)), "1 / horizon, at most 0.01"
+        return chosen
+
+
+def discount_for(credit_horizon: int | None) -> tuple[float, str]:
+    """A discount that sees a reward from the action it depends on, and why."""
+    if credit_horizon is None:
+        return 0.99, "the env does not say how late rewards come"
+    return 1 - 1 / (credit_horizon + 2), f"a reward comes {credit_horizon} steps after its action at the latest"
 
 
 def to_json(config: TrainConfig) -> dict[str, Any]:
     """A config as JSON can hold it."""
     return {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(config).items()}
-
-
-def ppo_from_json(values: dict[str, Any]) -> PPOConfig:
-    """Inverse of to_json. Raises ValueError naming fields that this version does not have."""
-    known = {f.name for f in dataclasses.fields(PPOConfig)}
-    unknown = sorted(set(values) - known)
-    require(not unknown, f"config.json has fields this version of mru_rl does not know: {', '.join(unknown)}")
-    run_dir = values.get("run_dir")
-    return PPOConfig(**{**values, "run_dir": None if run_dir is None else Path(run_dir)})
 
 
 def require(holds: bool, message: str) -> None:

@@ -16,12 +16,13 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from mru_rl.agents.actions import ActionHead, action_head
-from mru_rl.agents.config import PPOConfig, ppo_from_json, require
-from mru_rl.agents.networks import ActorCritic
+from mru_rl.agents.actions import ActionHead
+from mru_rl.agents.algorithms import config_from_json, trainer_of
+from mru_rl.agents.config import TrainConfig, require
+from mru_rl.agents.networks import Policy
 from mru_rl.agents.progress import Progress
 from mru_rl.agents.runs import Run
-from mru_rl.agents.train import make_env, make_policy
+from mru_rl.agents.trainer import load_policy, make_env
 from mru_rl.envs import AgentInput
 from mru_rl.envs.base import NonFiniteError
 from mru_rl.envs.scores import has_score, normalised_score
@@ -74,7 +75,7 @@ class Acted(NamedTuple):
     done: Tensor
 
 
-def act(policy: ActorCritic, head: ActionHead, env: Any, generator: torch.Generator | None = None) -> Iterator[Acted]:
+def act(policy: Policy, head: ActionHead, env: Any, generator: torch.Generator | None = None) -> Iterator[Acted]:
     """Step policy and env side by side from fresh episodes, without end; to be consumed under torch.inference_mode.
 
     generator: draws actions from the policy; without one the most likely action is taken.
@@ -92,7 +93,7 @@ def act(policy: ActorCritic, head: ActionHead, env: Any, generator: torch.Genera
 
 
 def evaluate(
-    policy: ActorCritic,
+    policy: Policy,
     head: ActionHead,
     env: Any,
     episodes: int,
@@ -133,7 +134,7 @@ def evaluate(
 
 
 def evaluate_open_loop(
-    policy: ActorCritic, head: ActionHead, env: Any, episodes: int, *, stretch_numbers: int = STRETCH_NUMBERS
+    policy: Policy, head: ActionHead, env: Any, episodes: int, *, stretch_numbers: int = STRETCH_NUMBERS
 ) -> Evaluation:
     """What `evaluate` returns with the most likely actions, for an env that can unroll.
 
@@ -202,8 +203,7 @@ def evaluate_run(
             episodes = episodes_for(one.horizon or 1)
     rows = min(num_envs, episodes)
     episodes = -(-episodes // rows) * rows
-    config, env, policy, steps = load_agent(run, rows, env_kwargs, seed)
-    head = action_head(env.action_space)
+    config, env, head, policy, steps = load_agent(run, rows, env_kwargs, seed)
     if env.can_unroll and not sample:
         result = evaluate_open_loop(policy, head, env, episodes)
     else:
@@ -225,28 +225,31 @@ def evaluate_run(
     }
 
 
-def load_agent(
-    run: Run, rows: int, env_kwargs: dict[str, Any], seed: int
-) -> tuple[PPOConfig, AgentInput, ActorCritic, int]:
-    """Config, env of so many rows, policy of the newest checkpoint, and the env steps it was trained for."""
+class Agent(NamedTuple):
+    """A trained agent in an env of so many rows; steps: env steps it was trained for."""
+
+    config: TrainConfig
+    env: AgentInput
+    head: ActionHead
+    policy: Policy
+    steps: int
+
+
+def load_agent(run: Run, rows: int, env_kwargs: dict[str, Any], seed: int) -> Agent:
+    """The agent of a run's newest checkpoint."""
     config = load_config(run)
     torch.set_num_threads(config.threads)
     saved = run.checkpoint()
     env = make_env(config, rows, seed, **env_kwargs)
-    policy = make_policy(config, env)
-    policy.load_state_dict(saved["policy"])
+    head, policy = trainer_of(config).make_agent(config, env)
+    load_policy(policy, saved["policy"])
     policy.eval()
-    return config, env, policy, saved["steps"]
+    return Agent(config, env, head, policy, saved["steps"])
 
 
-def load_config(run: Run) -> PPOConfig:
+def load_config(run: Run) -> TrainConfig:
     """The config of a run. Raises ValueError where another algorithm or version made it."""
-    values = run.config()
-    algorithm = values.pop("algorithm")
-    require(
-        algorithm == "ppo", f"{run.path} was trained with {algorithm!r}, which this version of mru_rl does not know"
-    )
-    return ppo_from_json(values)
+    return config_from_json(run.config())
 
 
 def params_sha256(module: nn.Module) -> str:

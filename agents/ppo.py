@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from mru_rl.agents.actions import ActionHead
+from mru_rl.agents.actions import ActionHead, action_head
 from mru_rl.agents.config import PPOConfig
 from mru_rl.agents.networks import ActorCritic
 from mru_rl.agents.returns import gae
-from mru_rl.agents.rollout import Rollout
+from mru_rl.agents.rollout import Collector, Rollout, RolloutSource
+from mru_rl.agents.trainer import Trainer, make_memory, pick_device
+from mru_rl.envs import AgentInput
 
 
 class PPO:
@@ -98,3 +102,61 @@ def _explained_variance(value: Tensor, target: Tensor) -> float:
     """1 - Var(target - value) / Var(target): 1 for a perfect critic, 0 for a constant one."""
     variance = target.var()
     return float(1 - (target - value).var() / variance) if variance > 0 else 0.0
+
+
+class PPOTrainer(Trainer):
+    """Acting loop, actor-critic and learner of a PPO run."""
+
+    config: PPOConfig
+    policy: ActorCritic
+
+    def __init__(self, config: PPOConfig) -> None:
+        super().__init__(config)
+        self.collector = self._make_collector()
+        self.learner = PPO(self.policy, self.head, self.config, torch.Generator().manual_seed(config.seed + 2))
+        self.optimizer = self.learner.optimizer
+
+    @staticmethod
+    def make_agent(config: PPOConfig, env: AgentInput) -> tuple[ActionHead, ActorCritic]:
+        head = action_head(env.action_space)
+        return head, ActorCritic(make_memory(config, env), head.num_params).to(pick_device(config.device))
+
+    def _make_collector(self) -> RolloutSource:
+        config = self.config
+        if config.collector == "ray":
+            from mru_rl.agents.ray_rollout import RayCollectors  # torchrl's collectors take seconds to import
+
+            return RayCollectors(
+                self.env, self.policy, self.head, self.device, num_collectors=config.num_collectors,
+                segment=self.segment, seed=config.seed, backend=config.backend,
+            )  # fmt: skip
+        generator = torch.Generator(device=self.device).manual_seed(config.seed + 1)
+        if config.collector == "torchrl":
+            from mru_rl.agents.torchrl_rollout import TorchRLCollector
+
+            return TorchRLCollector(self.env, self.policy, self.head, generator, self.segment)
+        return Collector(self.env, self.policy, self.head, generator)
+
+    def notes(self) -> list[str]:
+        config = self.config
+        if config.collector != "ray":
+            return []
+        return [
+            f"acting on Ray: {config.num_collectors} collector(s) of {config.num_envs // config.num_collectors} envs"
+        ]
+
+    @property
+    def segment(self) -> int:
+        if self.config.segment is None:
+            raise ValueError("segment is not chosen yet; call config.follow_task(...) first")
+        return self.config.segment
+
+    def _learn(self, rollout: Rollout) -> dict[str, float]:
+        return self.learner.update(rollout, self.progress)
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"minibatch_generator": self.learner.generator.get_state()}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> list[str]:
+        self.learner.generator.set_state(saved["minibatch_generator"])
+        return super().load_state_dict(saved)

@@ -46,6 +46,7 @@ class RayCollectors(RolloutSource):
             )
         self.env, self.policy, self.head, self.device = env, policy, head, device
         self.num_collectors, self.segment, self.seed, self.backend = num_collectors, segment, seed, backend
+        self.name = "a collector on Ray"
         self.rows = env.num_envs // num_collectors
         self.log = EpisodeLog(env.num_envs, env.success_return, torch.device(device))
         self._begun = 0  # so many collectors were replaced or sent to other envs: the next one draws other episodes

@@ -1,7 +1,8 @@
-"""Advantages and targets: pure functions of a rollout."""
+"""Advantages and targets: pure functions of rollouts and sequences."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from mru_rl.scan.dispatch import linear_scan
@@ -29,3 +30,21 @@ def gae(
     never = done.new_zeros(done.shape)
     backwards, _ = linear_scan(decay.flip(1).unsqueeze(-1), delta.flip(1).unsqueeze(-1), start, never)
     return backwards.squeeze(-1).flip(1)
+
+
+def n_step_return(reward: Tensor, next_value: Tensor, terminated: Tensor, *, gamma: float, n: int) -> Tensor:
+    """sum_{k < m} gamma^k reward[t+k] + gamma^m next_value[t+m-1], m = min(n, T - t), for windows within one episode.
+
+    reward, next_value: [N, T]; next_value[:, t] values what the action of step t led to. terminated: bool [N], the
+    episode ended with the last step, which then is worth its reward alone. The last steps look ahead less than n.
+    """
+    steps = reward.shape[1]
+    next_value = next_value.clone()
+    next_value[:, -1] *= ~terminated
+    total = torch.zeros_like(reward)
+    for k in reversed(range(n)):  # Horner's rule over the rewards, those past the end counted as none
+        ahead = torch.zeros_like(reward)
+        ahead[:, : max(steps - k, 0)] = reward[:, k:]
+        total = ahead + gamma * total
+    looked = (steps - torch.arange(steps, device=reward.device)).clamp(max=n)
+    return total + gamma**looked * next_value[:, torch.arange(steps, device=reward.device) + looked - 1]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mru_rl.agents.actions import ActionHead
 from mru_rl.agents.episodes import EpisodeLog
-from mru_rl.agents.networks import ActorCritic
+from mru_rl.agents.networks import ActorCritic, Policy
 from mru_rl.envs.base import NonFiniteError
 
 
@@ -74,6 +74,8 @@ class RolloutSource(ABC):
     """What a trainer collects from: segments of its policy's acting, and a count of the episodes that ended in them."""
 
     log: EpisodeLog
+    name: str
+    """What runs the envs, for a message."""
 
     @property
     def recent(self) -> deque[tuple[float, int, float]]:
@@ -89,8 +91,6 @@ class RolloutSource(ABC):
     def collect(self, segment: int) -> Rollout:
         """One segment of all envs, going on where the last one ended.
 
-        The TensorDict [B, T] holds observation, action, action_log_prob, state_value, is_init and, under "next",
-        reward, terminated, truncated, done and state_value, as make_rollout says.
         Raises NonFiniteError naming row and step where the env returned NaN or infinity.
         """
 
@@ -111,63 +111,25 @@ class RolloutSource(ABC):
         """Close the envs and end what runs them."""
 
 
-class Collector(RolloutSource):
+class ActingLoop(RolloutSource):
     """Acts in a batched env, one segment at a time, carrying memory and observations over from one to the next.
 
     Written here, not taken from torchrl: an episode that was cut is valued at its true last observation while the memory
     that led to it is still at hand, and the state goes on to the bit from a checkpoint.
     """
 
-    def __init__(self, env: Any, policy: ActorCritic, head: ActionHead, generator: torch.Generator) -> None:
+    def __init__(self, env: Any, policy: Policy, head: ActionHead, generator: torch.Generator) -> None:
         self.env, self.policy, self.head, self.generator = env, policy, head, generator
         device = generator.device
         self.state = policy.core.initial_state(env.num_envs)
         self.is_init = torch.ones(env.num_envs, dtype=torch.bool, device=device)
+        self.name = env.id
         self.obs = env.reset()
         require_finite(self.obs.unsqueeze(1), "observation", env.id)
         self.log = EpisodeLog(env.num_envs, env.success_return, device)
 
-    def collect(self, segment: int) -> Rollout:
-        start_state = self.state.clone()
-        with torch.inference_mode():
-            steps, last_value = self._act(segment)
-        names = (
-            "observation",
-            "is_init",
-            "action",
-            "log_prob",
-            "value",
-            "reward",
-            "terminated",
-            "truncated",
-            "final_value",
-        )
-        columns = dict(zip(names, (torch.stack(column, dim=1) for column in zip(*steps, strict=True)), strict=True))
-        rollout = make_rollout(start_state, last_value=last_value, **columns)
-        rollout.require_finite(self.env.id)
-        return rollout
-
-    def _act(self, segment: int) -> tuple[list[tuple[Tensor, ...]], Tensor]:
-        steps: list[tuple[Tensor, ...]] = []
-        for _ in range(segment):
-            obs, is_init = self.obs, self.is_init
-            params, value, state = self.policy.step(obs, self.state, is_init)
-            action = self.head.sample(params, self.generator)
-            log_prob, _ = self.head.log_prob_and_entropy(params, action)
-            after = self.env.step(self.head.to_env(action))
-            done = after.terminated | after.truncated
-            final_value = value
-            if after.truncated.any():  # the episode was cut, not over: value what it would have gone on from
-                final_value = self.policy.step(after.final_obs, state, torch.zeros_like(is_init)).value
-            steps.append(
-                (obs, is_init, action, log_prob, value, after.reward, after.terminated, after.truncated, final_value)
-            )
-            self.log.count(after.reward, done)
-            self.obs, self.is_init, self.state = after.obs, done, state
-        return steps, self.policy.step(self.obs, self.state, self.is_init).value
-
     def change_env(self, env: Any) -> None:
-        self.env = env
+        self.env, self.name = env, env.id
         self.log.change_env(env.success_return)
         self.restart()
 
@@ -202,3 +164,47 @@ class Collector(RolloutSource):
             return False
         self.env.load_state_dict(saved["env"])
         return True
+
+
+class Collector(ActingLoop):
+    """The acting loop of an actor and critic: actions are drawn from the policy, and every step is valued."""
+
+    policy: ActorCritic
+
+    def collect(self, segment: int) -> Rollout:
+        """One segment of all envs.
+
+        The TensorDict [B, T] holds observation, action, action_log_prob, state_value, is_init and, under "next",
+        reward, terminated, truncated, done and state_value, as make_rollout says.
+        Raises NonFiniteError naming row and step where the env returned NaN or infinity.
+        """
+        start_state = self.state.clone()
+        with torch.inference_mode():
+            steps, last_value = self._act(segment)
+        columns = [torch.stack(column, dim=1) for column in zip(*steps, strict=True)]
+        obs, is_init, action, log_prob, value, reward, terminated, truncated, final_value = columns
+        rollout = make_rollout(
+            start_state, observation=obs, is_init=is_init, action=action, log_prob=log_prob, value=value,
+            last_value=last_value, final_value=final_value, reward=reward, terminated=terminated, truncated=truncated,
+        )  # fmt: skip
+        rollout.require_finite(self.env.id)
+        return rollout
+
+    def _act(self, segment: int) -> tuple[list[tuple[Tensor, ...]], Tensor]:
+        steps: list[tuple[Tensor, ...]] = []
+        for _ in range(segment):
+            obs, is_init = self.obs, self.is_init
+            params, value, state = self.policy.step(obs, self.state, is_init)
+            action = self.head.sample(params, self.generator)
+            log_prob, _ = self.head.log_prob_and_entropy(params, action)
+            after = self.env.step(self.head.to_env(action))
+            done = after.terminated | after.truncated
+            final_value = value
+            if after.truncated.any():  # the episode was cut, not over: value what it would have gone on from
+                final_value = self.policy.step(after.final_obs, state, torch.zeros_like(is_init)).value
+            steps.append(
+                (obs, is_init, action, log_prob, value, after.reward, after.terminated, after.truncated, final_value)
+            )
+            self.log.count(after.reward, done)
+            self.obs, self.is_init, self.state = after.obs, done, state
+        return steps, self.policy.step(self.obs, self.state, self.is_init).value

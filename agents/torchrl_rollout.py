@@ -82,7 +82,9 @@ class SegmentCollector(Collector):
         self._state = policy.policy.core.initial_state(self.n_env)
 
     def __bool__(self) -> bool:
-        return True  # Ray asks when an actor fails to begin, and torchrl's __len__ raises then: its error would hide ours
+        return (
+            True  # Ray asks when an actor fails to begin, and torchrl's __len__ raises then: its error would hide ours
+        )
 
     def restart(self) -> None:
         """Begin fresh episodes in every row."""
@@ -135,6 +137,7 @@ class TorchRLCollector(RolloutSource):
     ) -> None:
         self.policy = RecurrentPolicy(policy, head, generator)
         self.segment = segment
+        self.name = "torchrl's Collector"
         self.log = EpisodeLog(env.num_envs, env.success_return, generator.device)
         self._open(env)
 

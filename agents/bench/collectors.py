@@ -17,12 +17,12 @@ from collections.abc import Iterator
 
 import torch
 
+from mru_rl.agents.algorithms import make_trainer
 from mru_rl.agents.bench.options import Parser
 from mru_rl.agents.config import PPOConfig, require
 from mru_rl.agents.on_ray import ray_session
 from mru_rl.agents.rollout import RolloutSource
 from mru_rl.agents.runs import provenance, write_json
-from mru_rl.agents.train import Trainer
 
 ENVS = {
     "popgym-RepeatFirstEasy-v0": "batched, all rows at once",
@@ -39,7 +39,7 @@ def contenders(env: str, counts: list[int]) -> dict[str, RolloutSource]:
         **{f"Ray, {count} collector(s)": {"collector": "ray", "num_collectors": count} for count in counts},
     }
     common = {"env": env, "num_envs": NUM_ENVS, "segment": SEGMENT, "hidden_size": WIDTH, "device": "cpu"}
-    return {name: Trainer(PPOConfig(**common, **chosen)).collector for name, chosen in options.items()}  # type: ignore[arg-type]
+    return {name: make_trainer(PPOConfig(**common, **chosen)).collector for name, chosen in options.items()}  # type: ignore[arg-type]
 
 
 def steps_per_second(collector: RolloutSource, segments: int) -> float:

@@ -18,15 +18,15 @@ import torch
 
 from mru_rl.agents.bench.options import Parser
 from mru_rl.agents.config import PPOConfig
+from mru_rl.agents.ppo import PPOTrainer
 from mru_rl.agents.runs import provenance, write_json
-from mru_rl.agents.train import Trainer
 
 ENVS, SEGMENT, EPOCHS, MINIBATCHES, WIDTH = 64, 128, 4, 4, 64
 
 
 def ours(core: str, threads: int) -> Callable[[], Any]:
     """One update of this library, ready to be timed."""
-    trainer = Trainer(
+    trainer = PPOTrainer(
         PPOConfig(
             core=core, num_envs=ENVS, segment=SEGMENT, epochs=EPOCHS, minibatches=MINIBATCHES, hidden_size=WIDTH,
             threads=threads, warm_up=False, steps=10**9,

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from mru_rl.agents.actions import action_head
 from mru_rl.agents.config import require
 from mru_rl.agents.evaluate import ROWS, act, load_agent
 from mru_rl.agents.progress import Progress
@@ -81,8 +80,8 @@ def record_episode(run: Run, *, number: int = 0, env_kwargs: dict[str, Any], see
     Raises ValueError for a number outside 0..63 and for what `mru-rl eval` refuses.
     """
     require(0 <= number < ROWS, f"--episode must lie in 0..{ROWS - 1}, the rows that `mru-rl eval` steps, got {number}")
-    config, env, policy, trained_steps = load_agent(run, ROWS, env_kwargs, seed)
-    head, rows, finished = action_head(env.action_space), [], False
+    config, env, head, policy, trained_steps = load_agent(run, ROWS, env_kwargs, seed)
+    rows, finished = [], False
     longest = min(env.horizon or max_steps, max_steps)
     with env, torch.inference_mode(), Progress(f"episode {number} of {env.id}", longest) as progress:
         for acted in act(policy, head, env):

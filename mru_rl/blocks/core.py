@@ -58,6 +58,10 @@ class MemoryCore(nn.Module):
     def _blocks(self) -> list[ResidualBlock]:
         return cast("list[ResidualBlock]", list(self.blocks))
 
+    def cells_by_layer(self) -> list[list[Cell]]:
+        """The cells of every layer, in the order of their states."""
+        return [block.cell.cells() if isinstance(block.cell, SideBySide) else [block.cell] for block in self._blocks()]
+
     def initial_state(self, batch_size: int) -> Tensor:
         """Zeros [batch_size, layers, S] on the core's device, float32 or wider."""
         check_batch_size(batch_size)
@@ -123,10 +127,10 @@ class MemoryCore(nn.Module):
         if single:
             return self.trace(x.unsqueeze(1), state, is_init.unsqueeze(1))[:, 0]
         y, found = self.encoder(x), TensorDict(batch_size=x.shape[:2])
-        for i, (block, size) in enumerate(zip(self._blocks(), self.state_sizes, strict=True)):
-            cell, inputs = block.cell, block.norm(y)
+        columns = zip(self._blocks(), self.cells_by_layer(), self.state_sizes, strict=True)
+        for i, (block, parts, size) in enumerate(columns):
+            inputs = block.norm(y)
             y, out = block(y, state[:, i, :size], is_init)
-            parts = cell.cells() if isinstance(cell, SideBySide) else [cell]
             names = _unique([part.name for part in parts])
             for name, part, states in zip(
                 names, parts, out.states.split([p.state_size for p in parts], -1), strict=True

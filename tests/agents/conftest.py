@@ -13,6 +13,7 @@ from mru_rl.agents.bench.jobs import Point
 from mru_rl.agents.config import PPOConfig
 from mru_rl.agents.on_ray import import_ray
 from mru_rl.agents.runs import Run
+from mru_rl.agents.trainer import Trainer
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def small(tmp_path: Path):
 def trained(small):
     """A finished small run and its trainer."""
 
-    def run(**changes) -> tuple[Run, train.Trainer]:
+    def run(**changes) -> tuple[Run, Trainer]:
         run, trainer = train.start(small(**changes))
         train.run_to_end(run, trainer)
         return run, trainer

@@ -13,10 +13,10 @@ import gymnasium
 import numpy as np
 import pytest
 
-from mru_rl.agents import config as config_module
+from mru_rl.agents.algorithms import ALGORITHMS
 from mru_rl.agents.checkpoint import list_checkpoints
 from mru_rl.agents.cli import main
-from mru_rl.agents.config import PPOConfig
+from mru_rl.agents.config import TrainConfig
 from mru_rl.agents.evaluate import params_sha256
 
 TINY = ["--steps", "600", "--num-envs", "4", "--minibatches", "2", "--hidden-size", "8", "--no-tensorboard"]
@@ -177,15 +177,30 @@ def test_every_command_explains_itself(capsys, command):
     assert "--" in capsys.readouterr().out
 
 
-def test_every_option_of_training_is_explained(capsys):
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_option_of_training_is_explained(capsys, algorithm):
     with pytest.raises(SystemExit):
-        run("train", "ppo", "--help")
+        run("train", algorithm, "--help")
     text = capsys.readouterr().out
-    for field in dataclasses.fields(PPOConfig):
+    kind = ALGORITHMS[algorithm][0]
+    for field in dataclasses.fields(kind):
         option = f"--{field.name.replace('_', '-')}"
         assert option in text
-    described = re.findall(r'^    \w+: .*\n    """\w', inspect.getsource(config_module), re.MULTILINE)
-    assert len(described) == len(dataclasses.fields(PPOConfig)), "every field has a line of its own under it"
+    sources = [inspect.getsource(cls) for cls in (kind, TrainConfig)]
+    described = [re.findall(r'^    \w+: .*\n    """\w', source, re.MULTILINE) for source in sources]
+    assert sum(map(len, described)) == len(dataclasses.fields(kind)), "every field has a line of its own under it"
+
+
+def test_r2d2_trains_and_evaluates_from_the_command_line(tmp_path, capsys):
+    options = ["--num-envs", "8", "--hidden-size", "16", "--learning-starts", "8", "--batch", "4", "--no-tensorboard"]
+    run("train", "r2d2", "--steps", "2048", "--run-dir", str(tmp_path / "run"), *options)
+    assert "replay of 10,000 sequences of 51 steps" in capsys.readouterr().out
+    run("eval", str(tmp_path / "run"), "--episodes", "8", "--json")
+    result = json.loads(capsys.readouterr().out)
+    assert result["episodes"] == 8
+    assert -1 <= result["return_mean"] <= 1
+    run("resume", str(tmp_path / "run"))
+    assert "resuming" in capsys.readouterr().out
 
 
 def test_envs_and_cores_list_what_there_is(capsys):

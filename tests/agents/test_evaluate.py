@@ -7,7 +7,8 @@ import torch
 
 from mru_rl.agents.actions import action_head
 from mru_rl.agents.evaluate import episodes_for, evaluate, evaluate_open_loop, evaluate_run
-from mru_rl.agents.train import make_env, make_policy
+from mru_rl.agents.ppo import PPOTrainer
+from mru_rl.agents.trainer import make_env
 
 TASKS = [
     ("mru_rl/TMaze-v0", {"length": 40}),
@@ -52,7 +53,7 @@ def opinionated_policy(config):
     """
     torch.manual_seed(3)
     env = make_env(config, 16, seed=6)
-    policy = make_policy(config, env).eval()
+    policy = PPOTrainer.make_agent(config, env)[1].eval()
     env.reset()
     stretch = env.unroll(100)
     with torch.no_grad():

@@ -8,7 +8,6 @@ import torch
 from matplotlib import image as images
 from matplotlib.colors import to_rgb
 
-from mru_rl.agents.actions import action_head
 from mru_rl.agents.cli import main
 from mru_rl.agents.evaluate import ROWS, evaluate, load_agent
 from mru_rl.agents.inspection.columns import Columns
@@ -33,8 +32,8 @@ def record(run, **changes):
 @pytest.mark.parametrize("changes", [TMAZE, {"env": "popgym-BattleshipEasy-v0"}, {"env": "CartPole-v1"}])
 def test_the_episode_is_the_one_that_eval_counts(trained, changes):
     run, _ = trained(core="bmru+mingru", steps=1024, **changes)
-    _, env, policy, _ = load_agent(run, ROWS, {}, SEED)
-    counted = evaluate(policy, action_head(env.action_space), env, ROWS)
+    _, env, head, policy, _ = load_agent(run, ROWS, {}, SEED)
+    counted = evaluate(policy, head, env, ROWS)
     for number in (0, 17, 63):
         episode = record(run, number=number)
         assert episode.total == pytest.approx(counted.returns[number], abs=1e-6)

@@ -73,8 +73,8 @@ def test_a_run_resumed_from_a_checkpoint_ends_with_the_same_parameters(small, en
     for _ in range(3):
         trainer.update()
     train._save(run, trainer)
-    resumed, restored = train.resume(Run.open(run.path), load_config(run))
-    assert restored
+    resumed, lost = train.resume(Run.open(run.path), load_config(run))
+    assert not lost
     assert resumed.steps == trainer.steps > 0
     train.run_to_end(run, resumed)
     assert params_sha256(resumed.policy) == params_sha256(whole.policy)
@@ -106,8 +106,8 @@ def test_a_run_killed_at_any_moment_and_resumed_ends_with_the_same_parameters(sm
     assert process.wait() == -signal.SIGKILL, "the run was to be killed before it ended"
 
     run = Run.open(config.run_dir)
-    trainer, restored = train.resume(run, load_config(run))
-    assert restored
+    trainer, lost = train.resume(run, load_config(run))
+    assert not lost
     assert 0 < trainer.steps < steps
     train.run_to_end(run, trainer)
     assert params_sha256(trainer.policy) == params_sha256(whole.policy)
@@ -120,8 +120,8 @@ def test_an_env_that_cannot_save_its_state_starts_fresh_episodes_on_resume(small
     trainer.update()
     train._save(run, trainer)
     trainer.env.close()
-    resumed, restored = train.resume(run, load_config(run))
-    assert not restored
+    resumed, lost = train.resume(run, load_config(run))
+    assert "start fresh episodes" in lost[0]
     assert resumed.collector.is_init.all()
     assert resumed.steps == trainer.steps
     train.run_to_end(run, resumed)

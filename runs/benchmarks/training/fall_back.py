@@ -21,8 +21,8 @@ import torch
 
 from mru_rl.agents.cli_args import read_pairs
 from mru_rl.agents.config import PPOConfig
+from mru_rl.agents.ppo import PPOTrainer
 from mru_rl.agents.runs import provenance, write_json
-from mru_rl.agents.train import Trainer
 from mru_rl.cells.bmru import BMRU
 
 matplotlib.use("Agg")
@@ -33,7 +33,7 @@ CARDS = 4
 
 
 @torch.no_grad()
-def carriers(trainer: Trainer) -> tuple[dict[int, tuple[float, ...]], float]:
+def carriers(trainer: PPOTrainer) -> tuple[dict[int, tuple[float, ...]], float]:
     """What each unit that carries the first card writes on the four of them, in {-1, 0, +1}, and the smallest distance of
     such a unit from being overwritten."""
     core = trainer.policy.core
@@ -52,7 +52,7 @@ def carriers(trainer: Trainer) -> tuple[dict[int, tuple[float, ...]], float]:
 
 def watch(config: PPOConfig) -> list[dict[str, float]]:
     """Train, and record every update."""
-    trainer, rows, before = Trainer(config), [], {}
+    trainer, rows, before = PPOTrainer(config), [], {}
     while trainer.steps < config.steps:
         metrics, _ = trainer.update()
         now, margin = carriers(trainer)

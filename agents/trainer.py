@@ -1,0 +1,226 @@
+"""What trains a memory agent, whatever the algorithm: env, policy, acting loop, curriculum, and what a checkpoint holds."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import time
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+
+import mru_rl.envs
+from mru_rl.agents.actions import ActionHead
+from mru_rl.agents.config import TrainConfig, require
+from mru_rl.agents.curriculum import MASTERED, at_level, split_curriculum
+from mru_rl.agents.networks import Policy
+from mru_rl.agents.rollout import Rollout, RolloutSource
+from mru_rl.blocks.core import MemoryCore, make_core
+from mru_rl.blocks.hybrid import cell_options, parse_spec
+from mru_rl.cells.carry_bmru import anneal_carry
+from mru_rl.envs import AgentInput
+
+_TRACED_ROWS = 4
+
+
+def make_env(config: TrainConfig, num_envs: int, seed: int, **options: Any) -> AgentInput:
+    """The env of a config, with the agent's inputs (previous action and reward, start flag) switched as it says."""
+    kwargs = at_level(config.env_kwargs | options)
+    own = {*inspect.signature(mru_rl.envs.make).parameters, "workers"} - {"state"}  # what has an option of the command
+    taken = sorted(own & set(kwargs))
+    require(not taken, f"{', '.join(taken)} cannot be set through --env-kwargs; see `mru-rl train ppo --help`")
+    if config.workers == "process":
+        kwargs["workers"] = config.workers
+    env = mru_rl.envs.make(
+        config.env, num_envs, seed=seed, device=pick_device(config.device), backend=config.backend, **kwargs
+    )
+    previous_action = not env.open_loop if config.previous_action is None else config.previous_action
+    return AgentInput(
+        env, flatten=True, previous_action=previous_action,
+        previous_reward=config.previous_reward, start_flag=config.start_flag,
+    )  # fmt: skip
+
+
+def make_memory(config: TrainConfig, env: Any) -> MemoryCore:
+    """The memory core of a config for an env's inputs."""
+    options: dict[str, Any] = {"read_before_write": config.read_before_write}
+    taken = set().union(*(cell_options(name) for layer in parse_spec(config.core) for name in layer))
+    if "slope" in taken:  # an option only memory recurrent units take
+        options["slope"] = config.surrogate_slope
+    return make_core(
+        config.core, env.obs_size, config.hidden_size,
+        state_size=config.state_size, num_layers=config.num_layers, **options,
+    )  # fmt: skip
+
+
+def pick_device(device: str) -> str:
+    """auto -> cuda where there is one. Raises ValueError where cuda is asked for and absent."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    require(device != "cuda" or torch.cuda.is_available(), "--device cuda needs a GPU torch can see; use --device cpu")
+    return device
+
+
+class Trainer(ABC):
+    """Env, policy, acting loop and learner of a run, and all that a checkpoint holds of them.
+
+    An algorithm gives the policy and its action head, its acting loop, `segment`, and what it learns from a rollout.
+    """
+
+    collector: RolloutSource
+    optimizer: torch.optim.Optimizer
+
+    def __init__(self, config: TrainConfig) -> None:
+        torch.set_num_threads(config.threads)
+        self.device = pick_device(config.device)
+        torch.manual_seed(config.seed)
+        self.curriculum = split_curriculum(config.env_kwargs)
+        self.level = self.curriculum.first if self.curriculum else None
+        self.env = self._make_env(config)
+        hardest = make_env(config, 1, config.seed) if self.curriculum else self.env
+        self.horizon = hardest.horizon
+        self.config, self.reasons = config.follow_task(
+            horizon=hardest.horizon, credit_horizon=hardest.credit_horizon, open_loop=hardest.open_loop
+        )
+        require(
+            self.curriculum is None or self.env.success_return is not None,
+            f"a curriculum needs an env that names a success, {config.env} does not; give its options as numbers",
+        )
+        self.head, self.policy = self.make_agent(self.config, self.env)
+        if config.initialisation == "long":
+            self.policy.core.remember(self.horizon or 1000)
+        self.steps = self.updates = 0
+        self.seconds = 0.0
+        self.warmed_up = not self.config.warm_up
+
+    @staticmethod
+    @abstractmethod
+    def make_agent(config: Any, env: AgentInput) -> tuple[ActionHead, Policy]:
+        """The action head and the network of a config for an env, on the run's device.
+
+        Raises ValueError for an action space the algorithm does not have.
+        """
+
+    def notes(self) -> list[str]:
+        """What to know before the run starts, a line each."""
+        return []
+
+    @property
+    @abstractmethod
+    def segment(self) -> int:
+        """Steps per env between two updates."""
+
+    @abstractmethod
+    def _learn(self, rollout: Rollout) -> dict[str, float]:
+        """Learn from a rollout; the metrics of it."""
+
+    def _warm_up(self, rollout: Rollout) -> None:
+        """Spread the write rates on a first rollout, which is not learned from: other thresholds collected it."""
+        self.policy.core.warm_up(rollout.data["observation"], rollout.data["is_init"], self.horizon or self.segment)
+        self.warmed_up = True
+
+    def _make_env(self, config: TrainConfig) -> AgentInput:
+        """The env of this level; each level draws its own episodes."""
+        if self.curriculum is None:
+            return make_env(config, config.num_envs, config.seed)
+        assert self.level is not None
+        return make_env(config, config.num_envs, config.seed + self.level, **{self.curriculum.name: self.level})
+
+    def _set_level(self, level: int) -> None:
+        self.level = level
+        self.env.close()
+        self.env = self._make_env(self.config)
+        self.collector.change_env(self.env)
+
+    def _advance_curriculum(self) -> None:
+        """Go to the next level where this one is mastered."""
+        recent = self.collector.recent
+        if self.curriculum is None or self.level is None or self.level == self.curriculum.last:
+            return
+        if len(recent) == recent.maxlen and sum(success for _, _, success in recent) >= MASTERED * len(recent):
+            self._set_level(self.curriculum.after(self.level))
+
+    def update(self) -> tuple[dict[str, float], Rollout]:
+        """One rollout and what is learned from it."""
+        started = time.monotonic()
+        anneal_carry(self.policy, self.progress, share=self.config.carry_share)
+        rollout = self.collector.collect(self.segment)
+        metrics: dict[str, float] = {}
+        if self.warmed_up:
+            metrics = self._learn(rollout)
+        else:
+            self._warm_up(rollout)
+        self.steps += self.segment * self.config.num_envs
+        self.updates += 1
+        self._advance_curriculum()
+        self.seconds += time.monotonic() - started
+        return metrics, rollout
+
+    @property
+    def progress(self) -> float:
+        """Share of the run done, in [0, 1]."""
+        return min(self.steps / self.config.steps, 1.0)
+
+    def record(self, metrics: dict[str, float], rollout: Rollout, steps_per_second: float) -> dict[str, float]:
+        """A line of metrics.jsonl; names as in metrics.GLOSSARY."""
+        record = {
+            "steps": self.steps, "updates": self.updates, "episodes": self.collector.episodes,
+            "seconds": round(self.seconds, 3), "steps_per_second": round(steps_per_second, 1),
+        }  # fmt: skip
+        if self.collector.recent:
+            returns, lengths, successes = zip(*self.collector.recent, strict=True)
+            record["return_mean"] = sum(returns) / len(returns)
+            record["length_mean"] = sum(lengths) / len(lengths)
+            if not math.isnan(successes[-1]):
+                record["success_rate"] = sum(successes) / len(successes)
+        if self.level is not None:
+            record["level"] = self.level
+        return record | metrics | self._write_rates(rollout)
+
+    def _write_rates(self, rollout: Rollout) -> dict[str, float]:
+        rows = rollout.data[:_TRACED_ROWS]
+        trace = self.policy.core.trace(rows["observation"], rollout.start_state[:_TRACED_ROWS], rows["is_init"])
+        writes = [v for k, v in trace.items(include_nested=True, leaves_only=True) if k[-1] == "writes"]
+        if not writes:
+            return {}
+        per_unit = torch.cat([w.float().mean(dim=(0, 1)) for w in writes])
+        return {"write_rate": per_unit.mean().item(), "silent_units": (per_unit == 0).float().mean().item()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything the run needs to go on."""
+        return {
+            "steps": self.steps,
+            "updates": self.updates,
+            "seconds": self.seconds,
+            "warmed_up": self.warmed_up,
+            "level": self.level,
+            "policy": self.policy.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "collector": self.collector.state_dict(),
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> list[str]:
+        """Go on from a checkpoint. Returns what could not be restored, in words; empty where the run goes on to the bit."""
+        self.steps, self.updates, self.seconds = saved["steps"], saved["updates"], saved["seconds"]
+        self.warmed_up = saved["warmed_up"]
+        if saved["level"] != self.level:
+            self._set_level(saved["level"])
+        load_policy(self.policy, saved["policy"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        if self.collector.load_state_dict(saved["collector"]):
+            return []
+        return [f"{self.collector.name} cannot save its state: all envs start fresh episodes"]
+
+
+def load_policy(policy: torch.nn.Module, saved: dict[str, torch.Tensor]) -> None:
+    """Load parameters. Raises ValueError naming the first one whose shape is another in the network and the checkpoint."""
+    own = policy.state_dict()
+    for name in [*own, *(extra for extra in saved if extra not in own)]:
+        here, there = (list(side[name].shape) if name in side else "absent" for side in (own, saved))
+        require(
+            here == there,
+            f"parameter {name} is {there} in the checkpoint and {here} in the network: another core or width trained it; "
+            "load it with the config.json it was saved with",
+        )
+    policy.load_state_dict(saved)
