@@ -38,12 +38,13 @@ class MemoryModule(TensorDictModuleBase):
 
     The state stands in one float tensor (layers, S), float32 or wider; a missing one reads as zeros. Unlike GRUModule,
     ("next", state) is the true state after every step of a sequence, where GRUModule writes zeros but at the end of
-    each trajectory; and no path depends on the values of is_init, so `torch.vmap` and `torch.compile` go through.
+    each trajectory; and inside `torch.vmap` and `torch.compile`, which it refuses once there are resets, nothing
+    depends on the values of is_init.
 
     Keep the state key a flat string: torchrl's BurnInTransform takes no other. Value estimators do not enter recurrent
     mode by themselves: wrap `GAE(...)(data)` in `set_recurrent_mode(True)`. PrioritizedSliceSampler marks no slice
-    starts: reshape its flat batches to (slices, T) first, or one slice goes on with the state of another. For DQNLoss
-    see `mru_rl.torchrl.dqn.next_values`.
+    starts, so that flat samples run on with the state of the slice before: see `mru_rl.torchrl.replay.to_windows`. For
+    the targets of DQNLoss see `mru_rl.torchrl.dqn.next_values`.
 
     Raises ValueError for keys or sizes that do not fit; when called, KeyError for a missing value or is_init and
     ValueError for shapes of another width than the core's.

@@ -1,10 +1,25 @@
-"""What the torchrl tests share: random data in torchrl's layout, and the module played step by step."""
+"""What the torchrl tests share: data in torchrl's layout, actors and their data, the module played step by step."""
 
 from __future__ import annotations
+
+import warnings
 
 import pytest
 import torch
 from tensordict import TensorDict
+from tensordict.nn import TensorDictModule, TensorDictSequential
+from torch import nn
+from torch.distributions import Categorical
+from torchrl.envs import TransformedEnv
+from torchrl.modules import ProbabilisticActor
+from torchrl.modules.utils import get_env_transforms_from_module
+
+import mru_rl.envs
+from mru_rl import MemoryModule
+
+with warnings.catch_warnings():  # torchrl 0.14 warns of its own classes while it is imported
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from torchrl.collectors import Collector
 
 STATE, NEXT_STATE = "recurrent_state", ("next", "recurrent_state")
 
@@ -43,3 +58,42 @@ def play():
             yield at
 
     return lambda module, data: torch.stack(list(steps(module, data)), dim=1)
+
+
+@pytest.fixture
+def make_actor():
+    """Return a function from a memory module to an actor of two actions on its features."""
+
+    def make(memory: TensorDictModule) -> ProbabilisticActor:
+        head = TensorDictModule(nn.Linear(8, 2), in_keys=["features"], out_keys=["logits"])
+        return ProbabilisticActor(
+            TensorDictSequential(memory, head), in_keys=["logits"], distribution_class=Categorical, return_log_prob=True
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_memory():
+    """Return a function from a spec to the memory of agents in a T-maze."""
+    return lambda spec="bmru,gru", **arguments: MemoryModule(
+        spec, input_size=4, hidden_size=8, in_key="observation", out_key="features", **arguments
+    )
+
+
+@pytest.fixture
+def collect():
+    """Return a function from an actor to what a Collector records of it in T-mazes [rows, steps], 5 to an episode."""
+
+    def run(actor, rows: int = 3, steps: int = 24) -> TensorDict:
+        maze = mru_rl.envs.as_torchrl(mru_rl.envs.make("mru_rl/TMaze-v0", rows, length=4, seed=0))
+        env = TransformedEnv(maze, get_env_transforms_from_module(actor))
+        collector = Collector(
+            env, actor, frames_per_batch=rows * steps // 2, total_frames=rows * steps, auto_register_policy_transforms=False
+        )  # fmt: skip
+        with torch.no_grad():
+            data = torch.cat([batch.clone() for batch in collector], dim=1)
+        collector.shutdown()
+        return data
+
+    return run

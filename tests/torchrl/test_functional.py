@@ -7,7 +7,7 @@ import torch
 from tensordict import from_module
 from torchrl.modules import GRUModule, set_recurrent_mode
 
-from mru_rl import MemoryModule
+from mru_rl import MemoryModule, list_cells
 
 STATE, NEXT_STATE = "recurrent_state", ("next", "recurrent_state")
 SPECS = ["bmru", "carry-bmru+mingru", "bmru,lru", "gru"]
@@ -42,6 +42,24 @@ def test_swapped_parameters_are_those_of_a_module_that_has_them(spec, mode, rand
         assert torch.equal(got[1], want[NEXT_STATE])
         assert not torch.equal(got[0], before["y"])
         assert torch.equal(module(data.copy())["y"], before["y"])
+
+
+@pytest.mark.parametrize("mode", [True, False])
+@pytest.mark.parametrize("name", list_cells())
+def test_every_cell_runs_on_a_loss_s_target_weights_which_are_no_parameters(name, mode, random_data):
+    module = build(name)
+    target = from_module(module).data.clone()
+    data = random_data(module, 2, 5)
+    with set_recurrent_mode(mode), torch.no_grad():
+        want = module(data.copy())
+        for p in module.parameters():
+            p.zero_()
+        with target.to_module(module, preserve_module_state=False):  # as losses do
+            assert not list(module.parameters())
+            got = module(data.copy())
+        torch.testing.assert_close(got["y"], want["y"])
+        torch.testing.assert_close(got[NEXT_STATE], want[NEXT_STATE])
+        assert not torch.equal(module(data.copy())["y"], want["y"])
 
 
 @pytest.mark.parametrize("mode", [True, False])
