@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from tensordict import TensorDict
 from tensordict.nn import TensorDictModule, TensorDictSequential
 from torch import nn
 from torch.distributions import Categorical
+from torchrl.data.replay_buffers.samplers import prioritized
 from torchrl.envs import TransformedEnv
 from torchrl.modules import ProbabilisticActor
 from torchrl.modules.utils import get_env_transforms_from_module
@@ -97,3 +99,47 @@ def collect():
         return data
 
     return run
+
+
+class SegmentTree:
+    """The part of torchrl's compiled segment trees that the samplers call, in numpy.
+
+    The extension in torchrl's wheel loads only beside the torch it was built against; torchrl's sampler around it is
+    what is tested here.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.values = np.full(capacity, self.empty, dtype=np.float32)
+
+    def __getitem__(self, index):
+        return self.values[np.asarray(index)]
+
+    def __setitem__(self, index, value) -> None:
+        self.values[np.asarray(index)] = np.asarray(value)
+
+    def query(self, start: int, end: int) -> float:
+        return float(self.reduce(self.values[start:end]))
+
+    def scan_lower_bound(self, mass):
+        return np.searchsorted(np.cumsum(self.values, dtype=np.float64), np.asarray(mass)).clip(
+            max=len(self.values) - 1
+        )
+
+
+class SumTree(SegmentTree):
+    empty, reduce = 0.0, staticmethod(np.sum)
+
+
+class MinTree(SegmentTree):
+    empty, reduce = np.inf, staticmethod(np.min)
+
+
+@pytest.fixture
+def segment_trees(monkeypatch):
+    """Let PrioritizedSliceSampler work beside a torch that the wheel of torchrl was not built against."""
+    if prioritized.SumSegmentTreeFp32 is not None:
+        return
+    for name, tree in (("Sum", SumTree), ("Min", MinTree)):
+        for width in ("Fp32", "Fp64"):
+            monkeypatch.setattr(prioritized, f"{name}SegmentTree{width}", tree)
+    warnings.filterwarnings("ignore", "Failed to import torchrl C")  # pytest puts the filters back

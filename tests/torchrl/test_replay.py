@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from tensordict import TensorDict
@@ -15,7 +14,6 @@ from torchrl.data import (
     SliceSampler,
     TensorDictReplayBuffer,
 )
-from torchrl.data.replay_buffers.samplers import prioritized
 from torchrl.envs.transforms import BurnInTransform
 from torchrl.modules import set_recurrent_mode
 
@@ -91,53 +89,15 @@ def test_a_replay_of_another_width_is_refused_with_the_way_out(make_memory, make
 # prioritized slices
 
 
-class SegmentTree:
-    """The part of torchrl's compiled segment trees that the samplers call, in numpy.
-
-    The extension in torchrl's wheel loads only beside the torch it was built against; torchrl's sampler around it is
-    what is tested here.
-    """
-
-    def __init__(self, capacity: int) -> None:
-        self.values = np.full(capacity, self.empty, dtype=np.float32)
-
-    def __getitem__(self, index):
-        return self.values[np.asarray(index)]
-
-    def __setitem__(self, index, value) -> None:
-        self.values[np.asarray(index)] = np.asarray(value)
-
-    def query(self, start: int, end: int) -> float:
-        return float(self.reduce(self.values[start:end]))
-
-    def scan_lower_bound(self, mass):
-        return np.searchsorted(np.cumsum(self.values, dtype=np.float64), np.asarray(mass)).clip(
-            max=len(self.values) - 1
-        )
-
-
-class SumTree(SegmentTree):
-    empty, reduce = 0.0, staticmethod(np.sum)
-
-
-class MinTree(SegmentTree):
-    empty, reduce = np.inf, staticmethod(np.min)
-
-
 @pytest.fixture
-def prioritized_sample(monkeypatch, make_memory, make_actor, collect):
+def prioritized_sample(segment_trees, make_memory, make_actor, collect):
     """A memory and a flat sample of PrioritizedSliceSampler of its acting, 8 slices of 4 steps."""
-    if prioritized.SumSegmentTreeFp32 is None:
-        for name, tree in (("Sum", SumTree), ("Min", MinTree)):
-            for width in ("Fp32", "Fp64"):
-                monkeypatch.setattr(prioritized, f"{name}SegmentTree{width}", tree)
     memory = make_memory()
     data = collect(make_actor(memory))
     sampler = PrioritizedSliceSampler(data.numel(), alpha=0.7, beta=0.5, **SLICES)
     return memory, buffer_of(data, sampler=sampler, batch_size=32).sample()
 
 
-@pytest.mark.filterwarnings("ignore:Failed to import torchrl C")
 def test_prioritized_slices_leak_when_flat_and_do_not_in_rows(prioritized_sample):
     memory, sample = prioritized_sample
     rows = to_windows(sample, 4)
