@@ -36,15 +36,16 @@ class MemoryModule(TensorDictModuleBase):
                       from the state stored at that index. Collected data holds zeros where episodes begin, and a
                       slice of a replay begins from the state the agent acted with
 
-    The state stands in one float tensor (layers, S), float32 or wider; a missing one reads as zeros. Unlike GRUModule,
-    ("next", state) is the true state after every step of a sequence, where GRUModule writes zeros but at the end of
-    each trajectory; and inside `torch.vmap` and `torch.compile`, which it refuses once there are resets, nothing
-    depends on the values of is_init.
+    The state stands in one float tensor (layers, S), float32 or wider. A missing one reads as zeros: an env without the
+    primer drops it at every step, and the agent acts without memory. ("next", state) is the true state after every step
+    of a sequence, where GRUModule writes zeros but at the end of each trajectory. Inside `torch.vmap` and
+    `torch.compile` nothing depends on the values of is_init.
 
-    Keep the state key a flat string: torchrl's BurnInTransform takes no other. Value estimators do not enter recurrent
-    mode by themselves: wrap `GAE(...)(data)` in `set_recurrent_mode(True)`. PrioritizedSliceSampler marks no slice
-    starts, so that flat samples run on with the state of the slice before: see `mru_rl.torchrl.replay.to_windows`. For
-    the targets of DQNLoss see `mru_rl.torchrl.dqn.next_values`.
+    Where torchrl leaves traps: value estimators do not enter recurrent mode by themselves, wrap `GAE(...)(data)` in
+    `set_recurrent_mode(True)`. PrioritizedSliceSampler marks no slice starts, so that flat samples run on with the state
+    of the slice before: see `mru_rl.torchrl.replay.to_windows`. DQNLoss unrolls its targets from elsewhere: see
+    `mru_rl.torchrl.dqn.next_values`. BurnInTransform takes only flat strings as state keys, and hands the state of an
+    episode that ends with the burn-in to the next one: let it end within episodes.
 
     Raises ValueError for keys or sizes that do not fit; when called, KeyError for a missing value or is_init and
     ValueError for shapes of another width than the core's.

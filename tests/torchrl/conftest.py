@@ -12,7 +12,7 @@ from tensordict.nn import TensorDictModule, TensorDictSequential
 from torch import nn
 from torch.distributions import Categorical
 from torchrl.data.replay_buffers.samplers import prioritized
-from torchrl.envs import TransformedEnv
+from torchrl.envs import Compose, StepCounter, TransformedEnv
 from torchrl.modules import ProbabilisticActor
 from torchrl.modules.utils import get_env_transforms_from_module
 
@@ -85,11 +85,14 @@ def make_memory():
 
 @pytest.fixture
 def collect():
-    """Return a function from an actor to what a Collector records of it in T-mazes [rows, steps], 5 to an episode."""
+    """Return a function from an actor to what a Collector records of it in T-mazes [rows, steps].
 
-    def run(actor, rows: int = 3, steps: int = 24) -> TensorDict:
+    Episodes terminate after five steps, or are truncated after `truncate` of them.
+    """
+
+    def run(actor, rows: int = 3, steps: int = 24, truncate: int | None = None) -> TensorDict:
         maze = mru_rl.envs.as_torchrl(mru_rl.envs.make("mru_rl/TMaze-v0", rows, length=4, seed=0))
-        env = TransformedEnv(maze, get_env_transforms_from_module(actor))
+        env = TransformedEnv(maze, Compose(*get_env_transforms_from_module(actor), StepCounter(truncate)))
         collector = Collector(
             env, actor, frames_per_batch=rows * steps // 2, total_frames=rows * steps, auto_register_policy_transforms=False
         )  # fmt: skip

@@ -8,7 +8,7 @@ from tensordict import TensorDict
 from tensordict.nn import TensorDictModule, TensorDictSequential
 from torch import nn
 from torchrl.modules import GRUModule, QValueModule, ValueOperator, set_recurrent_mode
-from torchrl.objectives import ClipPPOLoss, DQNLoss, SoftUpdate
+from torchrl.objectives import ClipPPOLoss, DiscreteSACLoss, DQNLoss, SoftUpdate
 from torchrl.objectives.value import GAE, TD0Estimator
 
 from mru_rl.torchrl.dqn import next_values
@@ -30,24 +30,26 @@ def critic_on(memory) -> TensorDictSequential:
     return TensorDictSequential(memory, ValueOperator(nn.Linear(8, 1), in_keys=["features"]))
 
 
+@pytest.mark.parametrize("truncate", [None, 3])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"deactivate_vmap": True}, {"shifted": True}, {"num_chunks": 3, "deactivate_vmap": True}],
-    ids=["vmap", "loop", "shifted", "chunks"],
+    [{}, {"deactivate_vmap": True}, {"num_chunks": 3}, {"shifted": True, "shifted_budget": 9}],
+    ids=["vmap", "loop", "chunks", "shifted"],
 )
-def test_gae_values_observations_from_the_states_of_acting(options, make_memory, make_actor, collect):
+def test_gae_values_observations_from_the_states_of_acting(options, truncate, make_memory, make_actor, collect):
     memory = make_memory()
-    data, critic = collect(make_actor(memory)), critic_on(memory)
+    data, critic = collect(make_actor(memory), truncate=truncate), critic_on(memory)
     value, next_value = one_step(critic, data, "state_value"), one_step(critic, data["next"], "state_value")
     with set_recurrent_mode(True):
         GAE(gamma=GAMMA, lmbda=0.8, value_network=critic, **options)(data)
-    ended = data["next", "terminated"]
+    done, going = data["next", "done"], ~data["next", "terminated"]
+    assert data["next", "truncated"].any() == (truncate is not None)
     torch.testing.assert_close(data["state_value"], value)
-    torch.testing.assert_close(data["next", "state_value"][~ended], next_value[~ended])
+    torch.testing.assert_close(data["next", "state_value"][going], next_value[going])
     advantage, after = torch.zeros_like(value), torch.zeros(3, 1)
     for t in reversed(range(data.shape[1])):
-        target = data["next", "reward"][:, t] + GAMMA * next_value[:, t] * ~ended[:, t]
-        after = target - value[:, t] + GAMMA * 0.8 * after * ~ended[:, t]
+        target = data["next", "reward"][:, t] + GAMMA * next_value[:, t] * going[:, t]
+        after = target - value[:, t] + GAMMA * 0.8 * after * ~done[:, t]
         advantage[:, t] = after
     torch.testing.assert_close(data["advantage"], advantage)
 
@@ -100,6 +102,28 @@ def test_ppo_of_an_actor_that_has_moved_is_that_of_single_steps(make_memory, mak
     kl = (data["action_log_prob"] - log_prob).mean()
     assert kl.abs() > 1e-3
     torch.testing.assert_close(ClipPPOLoss(actor, critic)(data)["kl_approx"], kl)
+
+
+# ensembles
+
+
+def test_an_ensemble_of_critics_runs_by_vmap_as_one_by_one(make_memory, make_actor, collect):
+    found = []
+    for deactivate_vmap in (False, True):
+        torch.manual_seed(0)
+        memory = make_memory()
+        actor, critic = make_actor(memory), TensorDictSequential(*q_network(make_memory())[:2].module)
+        data = collect(actor)
+        loss = DiscreteSACLoss(
+            actor, critic, action_space="categorical", num_actions=2, num_qvalue_nets=2, deactivate_vmap=deactivate_vmap
+        )
+        SoftUpdate(loss, eps=0.99)
+        losses = loss(data)
+        (losses["loss_qvalue"] + losses["loss_actor"]).backward()
+        grads = [p.grad for p in loss.qvalue_network_params.values(True, True)]
+        assert all(grad.shape[0] == 2 and grad.isfinite().all() for grad in grads)
+        found.append((losses["loss_qvalue"].detach(), losses["loss_actor"].detach(), grads))
+    torch.testing.assert_close(*found)
 
 
 # DQN

@@ -113,12 +113,18 @@ def test_a_collector_told_so_registers_tracker_and_primer_and_finds_those_that_a
         assert_remembers(memory, data)
 
 
-def test_without_a_primer_a_collector_has_nowhere_to_keep_the_state(make_memory, make_actor):
-    memory = make_memory()
+def test_without_a_primer_nobody_carries_the_state_and_torchrl_warns_of_it(make_memory, make_actor):
+    actor = make_actor(make_memory())
     env = TransformedEnv(mru_rl.envs.as_torchrl(maze(num_envs=3)), InitTracker())
-    actor = make_actor(memory)
     with pytest.warns(FutureWarning, match="auto_register_policy_transforms"):
-        Collector(env, actor, frames_per_batch=36, total_frames=36).shutdown()
+        collector = Collector(env, actor, frames_per_batch=36, total_frames=36)
+    (data,) = collector
+    collector.shutdown()
+    assert STATE not in data.keys()  # noqa: SIM118
+    assert NEXT_STATE in data.keys(include_nested=True)
+    with torch.no_grad():  # every step from an empty memory
+        alone = actor.module[0](data.select("observation", "is_init").reshape(-1))
+    torch.testing.assert_close(alone["logits"], data["logits"].reshape(-1, 2))
 
 
 # gym envs
@@ -146,8 +152,15 @@ def gym_workers(kind, transforms=None):
     return kind(2, EnvCreator(one) if kind is ParallelEnv else one)
 
 
-@pytest.mark.parametrize("kind", [SerialEnv, ParallelEnv])
-@pytest.mark.parametrize("inside", [True, False], ids=["primer-in-workers", "primer-around-workers"])
+@pytest.mark.parametrize(
+    ("kind", "inside"),
+    [
+        (SerialEnv, True),
+        (SerialEnv, False),
+        (ParallelEnv, True),
+        pytest.param(ParallelEnv, False, marks=pytest.mark.slow),
+    ],
+)
 def test_envs_in_workers_carry_the_memory(kind, inside, make_memory, make_actor):
     memory = make_memory()
     actor = make_actor(memory)
@@ -162,7 +175,7 @@ def test_envs_in_workers_carry_the_memory(kind, inside, make_memory, make_actor)
     assert_remembers(memory, data)
 
 
-@pytest.mark.parametrize("sync", [True, False])
+@pytest.mark.parametrize("sync", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_collectors_in_processes_carry_the_memory_and_follow_new_weights(sync, make_memory, make_actor):
     memory = make_memory()
     actor = make_actor(memory)
@@ -185,7 +198,7 @@ def test_collectors_in_processes_carry_the_memory_and_follow_new_weights(sync, m
                     p += 0.2 * torch.randn_like(p)
             collector.update_policy_weights_()
             if not sync:
-                for _ in range(2):
-                    next(batches)  # under way with the old weights
+                for _ in range(10):
+                    next(batches)  # those under way are of the old weights
     finally:
         collector.shutdown()

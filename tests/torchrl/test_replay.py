@@ -162,3 +162,13 @@ def test_burn_in_hands_the_rest_the_state_that_single_steps_reach(make_memory, m
     torch.testing.assert_close(sample[STATE][:, 0], want[NEXT_STATE][:, 6], atol=1e-5, rtol=1e-5)
     assert not torch.allclose(sample[STATE][:, 0], whole[STATE][:, 7], atol=1e-2)
     torch.testing.assert_close(replay(learner, sample)["features"], want["features"][:, 7:], atol=1e-5, rtol=1e-5)
+
+
+def test_burn_in_that_ends_with_an_episode_hands_its_state_to_the_next_one(make_memory, make_actor, collect):
+    memory = make_memory()
+    data = collect(make_actor(memory), rows=2, steps=10)
+    with set_recurrent_mode(True):
+        rest = BurnInTransform([memory], burn_in=5)(data.select(*memory.in_keys).clone())
+    assert data["is_init"][:, 5].all()
+    assert (data[STATE][:, 5] == 0).all()
+    torch.testing.assert_close(rest[STATE][:, 0], data[NEXT_STATE][:, 4])  # the trap: torchrl looks at no flags
