@@ -171,10 +171,10 @@ class MemoryModule(TensorDictModuleBase):
         return [*self.in_keys, *self.out_keys_source]
 
     def canonicalize(self, data: TensorDictBase, *, inplace: bool = False) -> TensorDictBase:
-        """Return data with those of its tensors contiguous that this module reads or writes."""
+        """Return data with those of its tensors in row-major layout that this module reads or writes."""
         found = [key for key in self.canonical_keys if key in data.keys(include_nested=True)]
         out = data if inplace else data.copy()
-        return out.update(data.select(*found).contiguous()) if found else out
+        return out.update(data.select(*found).contiguous(canonical=True)) if found else out
 
     @property
     def recurrent_mode(self) -> bool:
