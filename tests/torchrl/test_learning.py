@@ -101,6 +101,10 @@ class Slices:
 class PrioritizedSlices(Slices):
     """PrioritizedSliceSampler's samples in windows; a start's priority is the largest TD error of its window."""
 
+    def __init__(self, memory: MemoryModule) -> None:
+        super().__init__(memory)
+        self.buffer.set_rng(torch.Generator().manual_seed(0))  # numpy's global one otherwise
+
     def sampling(self) -> dict:
         sampler = PrioritizedSliceSampler(
             4000, alpha=0.6, beta=0.4, slice_len=EPISODE, traj_key=("collector", "traj_ids")
