@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import sys
 import warnings
 from functools import partial
 from typing import Any
@@ -73,6 +74,12 @@ class RayCollectors(RolloutSource):
             warnings.simplefilter("ignore", DeprecationWarning)
             from torchrl.collectors.distributed import RayCollector
 
+        free = int(self._ray.available_resources().get("CPU", 0))
+        if free < self.num_collectors:
+            print(
+                f"mru-rl: waiting for {self.num_collectors} CPUs of the Ray cluster, {free} are free now",
+                file=sys.stderr,
+            )
         places = range(self.num_collectors)
         make = partial(
             RayCollector, [self._make_env(place) for place in places], self._policy(), collector_class=SegmentCollector,
