@@ -65,7 +65,8 @@ def test_an_address_where_nothing_answers_is_named():
     env = {**os.environ, "RAY_ADDRESS": "127.0.0.1:1"}
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, env=env)
     assert (
-        "RAY_ADDRESS is '127.0.0.1:1', and no Ray cluster answers there ([Errno 111] Connection refused)" in run.stderr
+        "RAY_ADDRESS is '127.0.0.1:1', and no Ray cluster can be joined there ([Errno 111] Connection refused)"
+        in run.stderr
     )
 
 
