@@ -63,10 +63,10 @@ class RayCollectors(RolloutSource):
         weights = self._ray.put({name: tensor.cpu() for name, tensor in self.policy.state_dict().items()})
         asked = [actor.segment.remote(weights) for actor in self._collectors.remote_collectors]
         parts = [self._wait(place, reference, weights) for place, reference in enumerate(asked)]
-        data, start_state = (torch.cat(column).to(self.device) for column in zip(*parts, strict=True))
-        rollout = Rollout(data, start_state)
+        data = torch.cat([part.data for part in parts]).to(self.device)
+        rollout = Rollout(data, torch.cat([part.start_state for part in parts]).to(self.device))
         rollout.require_finite(self.env.id)
-        self.log.count_segment(data["next", "reward"], data["next", "done"])
+        self.log.count_segment(rollout.data["next", "reward"], rollout.data["next", "done"])
         return rollout
 
     def _open(self) -> Any:
