@@ -194,6 +194,7 @@ _BENCHES = {
     "count": ("memory", "events counted modulo 4"),
     "custom": ("memory", "any env, any cores, over seeds"),
     "settings": ("ablation", "one setting of training changed at a time"),
+    "staleness": ("staleness", "how far stored states of replayed sequences are off"),
     "popgym": ("popgym", "a quick pass over POPGym: what can be learned at all"),
     "speed": ("training_speed", "training speed end to end, beside sb3-contrib"),
     "envs": ("env_speed", "speed of stepping the POPGym ports, beside upstream"),

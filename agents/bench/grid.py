@@ -77,7 +77,8 @@ class Benchmark:
     state_size: int = 64
     equal: str = "state"
     settings: Mapping[str, Any] | None = None
-    """fields of PPOConfig for every job, before those of a trial"""
+    """fields of the algorithm's config for every job, before those of a trial"""
+    algorithm: str = "ppo"
 
 
 def trials_for(horizon: int) -> list[tuple[str, dict[str, Any]]]:
@@ -177,7 +178,7 @@ def _job(
     size = {"hidden_size": benchmark.hidden_size, "state_size": _state_size(benchmark, core, variant)}
     return Job(
         phase, core, variant.env, variant.env_kwargs, variant.x, seed, variant.steps, name,
-        {**size, **(benchmark.settings or {}), **settings}, points, core,
+        {**size, **(benchmark.settings or {}), **settings}, points, core, benchmark.algorithm,
     )  # fmt: skip
 
 
@@ -196,10 +197,13 @@ def _state_size(benchmark: Benchmark, core: str, variant: Variant) -> int:
 
 
 class Store:
-    """The finished jobs of a folder: results.jsonl, read at the start, a line added as soon as a job is done."""
+    """The finished jobs of a folder: results.jsonl, read at the start, a line added as soon as a job is done.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.file = folder, folder / "results.jsonl"
+    work: what is done with a job where it is not `run_job`; called with the job and folder=..., in a process of its own.
+    """
+
+    def __init__(self, folder: Path, work: Callable[..., dict[str, Any]] | None = None) -> None:
+        self.folder, self.file, self.work = folder, folder / "results.jsonl", work
         self.results = read_results(self.file)
 
     def of(self, jobs: Sequence[Job]) -> list[dict[str, Any]]:
@@ -219,7 +223,7 @@ class Store:
         missing = [job for job in jobs if job.key not in finished]
         kept, errors, started = len(jobs) - len(missing), [], time.monotonic()
         do, run = ENGINES[engine]
-        work = partial(run, folder=self.folder.resolve())
+        work = partial(self.work or run, folder=self.folder.resolve())
         (self.folder / RUNNING).mkdir(exist_ok=True)
         for done, (job, result, error) in enumerate(do(missing, work, workers, tick), start=1):
             head = f"[{kept + done} of {len(jobs)}] {job.label}: "
@@ -306,7 +310,7 @@ def header(benchmark: Benchmark, command: str) -> dict[str, Any]:
     """What benchmark.json says of a benchmark."""
     return {
         "benchmark": benchmark.name, "title": benchmark.title, "question": benchmark.question, "command": command,
-        "preset": benchmark.preset, "cores": list(benchmark.cores), "seeds": list(range(benchmark.seeds)),
+        "preset": benchmark.preset, "algorithm": benchmark.algorithm, "cores": list(benchmark.cores), "seeds": list(range(benchmark.seeds)),
         "equal": benchmark.equal, "measure": benchmark.measure, "axis": benchmark.axis, "chance": benchmark.chance,
         "search": {"trials": benchmark.trials, "seeds": [SEARCH_SEED + i for i in range(benchmark.search_seeds)]},
     }  # fmt: skip
