@@ -17,7 +17,9 @@ from typing import Any, NamedTuple
 
 _SERVER = multiprocessing.get_context("forkserver")
 """Forks each command from a process that has imported torch and never used it: starting takes no seconds."""
-_PRELOAD = ("agents.cli", "agents.ppo", "agents.r2d2", "agents.evaluate", "agents.plots", "agents.bench.memory")
+_SERVER.set_forkserver_preload(  # here, since a process has one server, whoever starts it first
+    [f"mru_rl.agents.{name}" for name in ("cli", "ppo", "r2d2", "evaluate", "plots", "bench.memory")]
+)
 
 
 class Moment(NamedTuple):
@@ -60,7 +62,6 @@ class Command:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.moment = folder, moment
         self._told, tell = _SERVER.Pipe(duplex=False)
-        _SERVER.set_forkserver_preload([f"mru_rl.{name}" for name in _PRELOAD])
         self.process = _SERVER.Process(target=_serve, args=(list(words), folder, moment, limits, tell))
         self.process.start()
         tell.close()
@@ -95,7 +96,7 @@ class Command:
         self.send(signum)
         status = self.join()
         deadline = time.monotonic() + 30
-        while any(_alive(pid) for pid in below):
+        while any(alive(pid) for pid in below):
             if time.monotonic() > deadline:
                 raise TimeoutError("a process outlived the command that started it by 30 s")
             time.sleep(0.01)
@@ -127,7 +128,8 @@ def descendants(pid: int) -> Iterator[int]:
                 yield from descendants(child)
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
+    """Whether a process is there and not waiting to be buried."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):

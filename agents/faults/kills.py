@@ -165,13 +165,19 @@ def _lost_of_grid(folder: Path) -> Lost:
     return Lost(sum(cost.steps for cost in costs), sum(cost.bytes for cost in costs) + cut + in_vain)
 
 
-def signal_grid(folder: Path, signum: int, reference: dict[str, Any]) -> Tried:
-    """Send a signal to a benchmark at work: it and its workers must end, and the same command must go on."""
+def begin_grid(folder: Path) -> Command:
+    """Start a benchmark and wait until one of its workers has written a checkpoint."""
     command = Command(grid_words(folder), output_of(folder))
     while not list((folder / "running").glob("*/checkpoints/step_*.pt")):
         if not command.process.is_alive():
             raise Failed(f"the benchmark ended before its first checkpoint: {command.stderr[-2000:]}")
         time.sleep(0.01)
+    return command
+
+
+def signal_grid(folder: Path, signum: int, reference: dict[str, Any]) -> Tried:
+    """Send a signal to a benchmark at work: it and its workers must end, and the same command must go on."""
+    command = begin_grid(folder)
     status = command.end_with(signum)
     cost = _lost_of_grid(folder)
     return judge(
