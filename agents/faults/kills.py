@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from mru_rl.agents.bench.grid import read_results
-from mru_rl.agents.checkpoint import list_checkpoints
 from mru_rl.agents.faults.commands import Command, Moment
 from mru_rl.agents.faults.runs import (
     UPDATES,
@@ -72,12 +71,13 @@ def _name(kind: str, moment: Moment) -> str:
 
 
 def signal_run(task: Task, run_dir: Path, signum: int, wait: float, reference: dict[str, Any]) -> Tried | None:
-    """Send a signal so many seconds after the second checkpoint, and take the run up again.
+    """Send a signal so many seconds after the first record, and take the run up again.
 
-    None where the run ended before.
+    The run writes no checkpoints of its own accord but the first and the last. None where it ended before the signal.
     """
-    command = begin(task, run_dir)
-    while len(list_checkpoints(run_dir / "checkpoints")) < 2 and command.process.is_alive():
+    command = begin(task._replace(checkpoint_seconds=60), run_dir)
+    metrics = run_dir / "metrics.jsonl"
+    while not (metrics.is_file() and metrics.stat().st_size) and command.process.is_alive():
         time.sleep(0.005)
     time.sleep(wait)
     if not command.process.is_alive():
