@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import multiprocessing
+import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -86,6 +88,7 @@ class GymnasiumEnv(BatchedEnv):
             self.num_envs,
             vectorization_mode=WORKERS[self._workers],
             vector_kwargs=vector_kwargs,
+            wrappers=[partial(leave_group_of, os.getpid())],
             **self._arguments,
         )
 
@@ -151,6 +154,14 @@ class GymnasiumEnv(BatchedEnv):
             f"env {self.id} returned {what} values that are NaN or infinite in row {row}; mend the env or wrap it: an agent "
             "cannot learn from it"
         )
+
+
+def leave_group_of(process: int, env: gymnasium.Env) -> gymnasium.Env:
+    """In a worker of that process: leave its process group, so that Ctrl-C in a terminal and a signal to the group reach
+    the run alone, which then finishes its update and ends its workers."""
+    if os.getpid() != process:
+        os.setpgid(0, 0)
+    return env
 
 
 def is_popgym(id: str) -> bool:
