@@ -2,7 +2,7 @@
 
     mru-rl bench staleness [--cores SPEC ...] [--seeds N] [--steps N] [--burn-in N ...] [--workers N] [--out DIR]
 
-R2D2 is trained on popgym-RepeatFirstMedium-v0 (416 steps, the card to remember comes first) from sequences of 40 steps that
+R2D2 is trained on popgym-RepeatFirstMedium-v0 (415 steps, the card to remember comes first) from sequences of 40 steps that
 begin in mid-episode. All along, the values of sequences in replay are computed from three start states: stored (as acting
 left it), zero, and signs (as stored, but the units of a BMRU kept as signs that take the level the unit has now); and compared
 with those the present network has after the whole episode so far: |q(s') - q(s)| / max |q(s)|, after Kapturowski et al.

@@ -92,6 +92,8 @@ def do_all(
             tick([worker.job for worker in crew if worker.job is not None])
     finally:
         for worker in crew:
+            worker.pipe.close()  # all idle ones leave at the same time
+        for worker in crew:
             worker.stop()
 
 
