@@ -53,14 +53,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     command, *rest = words
     if command not in _COMMANDS:
         _fail(f"there is no command {command!r}; {_nearest(command, _COMMANDS)}commands are {', '.join(_COMMANDS)}")
+    request = signals.Request()
     try:
-        with signals.raising():
+        with signals.raising() as request:
             _COMMANDS[command](rest)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader, such as head, has seen enough
     except KeyboardInterrupt as error:
         print(f"mru-rl: {str(error) or 'interrupted'}", file=sys.stderr)
-        raise SystemExit(signals.exit_status(error)) from None
+        raise SystemExit(signals.exit_status(error, request)) from None
     except (ValueError, OSError) as error:
         if os.environ.get("MRU_RL_DEBUG"):
             raise
@@ -232,9 +233,11 @@ _BENCHES = {
     "count": ("memory", "events counted modulo 4"),
     "custom": ("memory", "any env, any cores, over seeds"),
     "settings": ("ablation", "one setting of training changed at a time"),
+    "staleness": ("staleness", "how far stored states of replayed sequences are off"),
     "popgym": ("popgym", "a quick pass over POPGym: what can be learned at all"),
     "speed": ("training_speed", "training speed end to end, beside sb3-contrib"),
     "envs": ("env_speed", "speed of stepping the POPGym ports, beside upstream"),
+    "collectors": ("collectors", "speed of acting: our own loop, torchrl's Collector, Ray"),
 }
 """Name of a benchmark -> its module and what it measures."""
 

@@ -133,12 +133,28 @@ class PPOConfig(TrainConfig):
     """weight of the value loss"""
     max_grad_norm: float = 0.5
     """gradients are scaled down to this norm"""
+    collector: Literal["own", "torchrl", "ray"] = "own"
+    """what steps policy and envs: our own loop; torchrl's Collector, with the same result; or several of those side by
+    side on Ray, on the cluster that RAY_ADDRESS names, or on this machine without it (needs the extra `ray`)"""
+    num_collectors: int = 1
+    """collectors on Ray: each takes a CPU and its share of the envs"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("epochs", "minibatches"):
+        for name in ("epochs", "minibatches", "num_collectors"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"{flag(name)} must be at least 1, got {value}")
+        require(
+            self.num_collectors == 1 or self.collector == "ray",
+            f"only --collector ray has several collectors, got --num-collectors {self.num_collectors} and --collector "
+            f"{self.collector}; leave one of the two out",
+        )
+        require(
+            self.num_envs % self.num_collectors == 0,
+            f"--num-envs must be a multiple of --num-collectors, since collectors share the envs evenly; got "
+            f"{self.num_envs} envs and {self.num_collectors} collectors: try --num-collectors "
+            f"{math.gcd(self.num_envs, self.num_collectors)}",
+        )
         require(self.segment is None or self.segment >= 1, f"--segment must be at least 1, got {self.segment}")
         require(
             self.minibatches is None or self.num_envs % self.minibatches == 0,

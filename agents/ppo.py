@@ -11,7 +11,7 @@ from mru_rl.agents.actions import ActionHead, action_head
 from mru_rl.agents.config import PPOConfig
 from mru_rl.agents.networks import ActorCritic
 from mru_rl.agents.returns import gae
-from mru_rl.agents.rollout import Collector, Rollout
+from mru_rl.agents.rollout import Collector, Rollout, RolloutSource
 from mru_rl.agents.trainer import Trainer, make_memory, pick_device
 from mru_rl.envs import AgentInput
 
@@ -112,8 +112,7 @@ class PPOTrainer(Trainer):
 
     def __init__(self, config: PPOConfig) -> None:
         super().__init__(config)
-        generator = torch.Generator(device=self.device).manual_seed(config.seed + 1)
-        self.collector = Collector(self.env, self.policy, self.head, generator)
+        self.collector = self._make_collector()
         self.learner = PPO(self.policy, self.head, self.config, torch.Generator().manual_seed(config.seed + 2))
         self.optimizer = self.learner.optimizer
 
@@ -121,6 +120,30 @@ class PPOTrainer(Trainer):
     def make_agent(config: PPOConfig, env: AgentInput) -> tuple[ActionHead, ActorCritic]:
         head = action_head(env.action_space)
         return head, ActorCritic(make_memory(config, env), head.num_params).to(pick_device(config.device))
+
+    def _make_collector(self) -> RolloutSource:
+        config = self.config
+        if config.collector == "ray":
+            from mru_rl.agents.ray_rollout import RayCollectors  # torchrl's collectors take seconds to import
+
+            return RayCollectors(
+                self.env, self.policy, self.head, self.device, num_collectors=config.num_collectors,
+                segment=self.segment, seed=config.seed, backend=config.backend,
+            )  # fmt: skip
+        generator = torch.Generator(device=self.device).manual_seed(config.seed + 1)
+        if config.collector == "torchrl":
+            from mru_rl.agents.torchrl_rollout import TorchRLCollector
+
+            return TorchRLCollector(self.env, self.policy, self.head, generator, self.segment)
+        return Collector(self.env, self.policy, self.head, generator)
+
+    def notes(self) -> list[str]:
+        config = self.config
+        if config.collector != "ray":
+            return []
+        return [
+            f"acting on Ray: {config.num_collectors} collector(s) of {config.num_envs // config.num_collectors} envs"
+        ]
 
     @property
     def segment(self) -> int:

@@ -93,8 +93,13 @@ def provenance(device: str) -> dict[str, Any]:
         "commit": _commit(),
         "versions": {"mru_rl": mru_rl.__version__, "python": platform.python_version()}
         | {name: metadata.version(name) for name in packages},
-        "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "system": platform.system(), "device": device},
+        "machine": machine(device),
     }
+
+
+def machine(device: str) -> dict[str, Any]:
+    """What this process runs on."""
+    return {"cpu": cpu_name(), "cores": os.cpu_count(), "system": platform.system(), "device": device}
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:

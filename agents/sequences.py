@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mru_rl.agents.actions import ActionHead
 from mru_rl.agents.networks import QNetwork
-from mru_rl.agents.rollout import ActingLoop, Rollout
+from mru_rl.agents.rollout import ActingLoop, Rollout, require_finite
 
 
 def epsilon_ladder(boldest: float, least: float, num_envs: int) -> Tensor:
@@ -46,9 +46,8 @@ class ReplayCollector(ActingLoop):
             steps = [self._act() for _ in range(segment)]
         columns = [torch.stack(column, dim=1) for column in zip(*steps, strict=True)]
         obs, is_init, state, action, final_obs, reward, terminated, truncated = columns
-        self._require_finite(obs, "observation")
-        self._require_finite(final_obs, "observation")
-        self._require_finite(reward.unsqueeze(-1), "reward")
+        for values, what in ((obs, "observation"), (final_obs, "observation"), (reward.unsqueeze(-1), "reward")):
+            require_finite(values, what, self.env.id)
         data = TensorDict(
             {
                 "observation": obs,
@@ -75,7 +74,7 @@ class ReplayCollector(ActingLoop):
         action = torch.where(explores, drawn, self.head.mode(q))
         after = self.env.step(self.head.to_env(action))
         done = after.terminated | after.truncated
-        self._count(after.reward, done)
+        self.log.count(after.reward, done)
         self.obs, self.is_init, self.state = after.obs, done, state
         return obs, is_init, before, action, after.final_obs, after.reward, after.terminated, after.truncated
 

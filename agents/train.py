@@ -64,7 +64,7 @@ def run_to_end(run: Run, trainer: Trainer, asked_to_end: Callable[[], bool] = la
     config = trainer.config
     label = f"{config.env} {config.core}"
     with contextlib.ExitStack() as stack:
-        stack.callback(lambda: trainer.env.close())  # a curriculum changes the env
+        stack.callback(trainer.collector.close)
         writer = _tensorboard(run, trainer)
         if writer is not None:
             stack.callback(writer.close)

@@ -16,7 +16,7 @@ from mru_rl.agents.algorithms import algorithm_of
 from mru_rl.agents.config import TrainConfig, require
 from mru_rl.agents.curriculum import MASTERED, at_level, split_curriculum
 from mru_rl.agents.networks import Policy
-from mru_rl.agents.rollout import ActingLoop, Rollout
+from mru_rl.agents.rollout import Rollout, RolloutSource
 from mru_rl.blocks.core import MemoryCore, make_core
 from mru_rl.blocks.hybrid import cell_options, parse_spec
 from mru_rl.cells.carry_bmru import anneal_carry
@@ -69,7 +69,7 @@ class Trainer(ABC):
     An algorithm gives the policy and its action head, its acting loop, `segment`, and what it learns from a rollout.
     """
 
-    collector: ActingLoop
+    collector: RolloutSource
     optimizer: torch.optim.Optimizer
 
     def __init__(self, config: TrainConfig) -> None:
@@ -216,7 +216,7 @@ class Trainer(ABC):
         self.optimizer.load_state_dict(saved["optimizer"])
         if self.collector.load_state_dict(saved["collector"]):
             return []
-        return [f"{self.config.env} cannot save its state: all envs start fresh episodes"]
+        return [f"{self.collector.name} cannot save its state: all envs start fresh episodes"]
 
 
 def made_by(config: TrainConfig) -> dict[str, str]:

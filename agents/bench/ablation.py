@@ -65,7 +65,7 @@ def main(words: list[str], name: str = "settings") -> None:
     parser.add_argument("--core", default="bmru", help="core spec (default bmru)")
     parser.add_argument("--arms", nargs="+", choices=[*ARMS, CARRY], default=[*ARMS, CARRY], metavar="NAME")
     parser.add_argument("--seeds", type=int, default=3, help="seeds, 0 and up (default 3)")
-    parser.add_argument("--workers", type=int, default=2, help="runs side by side, one thread each (default 2)")
+    parser.add_workers()
     args = parser.parse_args(words)
     for option in ("seeds", "workers"):
         require(getattr(args, option) >= 1, f"--{option} must be at least 1, got {getattr(args, option)}")
@@ -74,7 +74,7 @@ def main(words: list[str], name: str = "settings") -> None:
     jobs = jobs_of(args.core, args.arms, args.seeds)
     with alone_in(folder):
         store = Store(folder)
-        errors = run_shown(store, jobs, args.workers)
+        errors = run_shown(store, jobs, args.workers, args.engine)
         table = markdown(store.of(jobs), " ".join(["mru-rl bench settings", *words]))
         write_atomically(folder / "table.md", f"{table}\n".encode())
     print(table)

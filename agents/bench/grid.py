@@ -23,13 +23,13 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from mru_rl.agents.bench.jobs import Job, Point, run_job, running_dir
+from mru_rl.agents.bench.jobs import RUNNING, Job, Point, run_job, running_dir
+from mru_rl.agents.bench.ray_tasks import do_all_on_ray, run_job_anywhere
 from mru_rl.agents.bench.workers import do_all
 from mru_rl.agents.curriculum import at_level
 from mru_rl.agents.progress import duration
 from mru_rl.agents.report.tables import write_tables
 from mru_rl.agents.runs import provenance, write_json
-from mru_rl.agents.signals import Interrupted
 from mru_rl.blocks.budget import count_parameters, state_size_for_parameters
 from mru_rl.blocks.core import make_core
 from mru_rl.envs import AgentInput, make
@@ -38,6 +38,11 @@ SEARCH_SEED = 1000
 """Seeds from here on choose settings; reported seeds count from 0."""
 REFERENCE_CORE = "bmru"
 """Whose parameters all cores get with --equal parameters."""
+ENGINES: dict[str, tuple[Callable[..., Iterator[Any]], Callable[..., dict[str, Any]]]] = {
+    "processes": (do_all, run_job),
+    "ray": (do_all_on_ray, run_job_anywhere),
+}
+"""What does jobs side by side, and what it does with each: processes here, or Ray tasks here and on other machines."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,8 @@ class Benchmark:
     state_size: int = 64
     equal: str = "state"
     settings: Mapping[str, Any] | None = None
-    """fields of PPOConfig for every job, before those of a trial"""
+    """fields of the algorithm's config for every job, before those of a trial"""
+    algorithm: str = "ppo"
 
 
 def trials_for(horizon: int) -> list[tuple[str, dict[str, Any]]]:
@@ -92,7 +98,9 @@ def trials_for(horizon: int) -> list[tuple[str, dict[str, Any]]]:
     ]
 
 
-def run_benchmark(benchmark: Benchmark, folder: Path, workers: int, command: str) -> list[str]:
+def run_benchmark(
+    benchmark: Benchmark, folder: Path, workers: int, command: str, engine: str = "processes"
+) -> list[str]:
     """Run what is missing of a benchmark, then write its tables; returns the errors of jobs that failed.
 
     Raises ValueError where the folder holds another benchmark or another process is at work in it.
@@ -102,10 +110,10 @@ def run_benchmark(benchmark: Benchmark, folder: Path, workers: int, command: str
         _check_name(benchmark, folder)
         write_json(folder / "benchmark.json", header(benchmark, command))
         store = Store(folder)
-        errors = run_shown(store, search_jobs(benchmark), workers)
+        errors = run_shown(store, search_jobs(benchmark), workers, engine)
         chosen = choose(benchmark, store.results)
         write_json(folder / "benchmark.json", header(benchmark, command) | {"chosen": chosen})
-        errors += run_shown(store, final_jobs(benchmark, chosen), workers)
+        errors += run_shown(store, final_jobs(benchmark, chosen), workers, engine)
         for path in write_tables(folder):
             print(path)
     return errors
@@ -170,7 +178,7 @@ def _job(
     size = {"hidden_size": benchmark.hidden_size, "state_size": _state_size(benchmark, core, variant)}
     return Job(
         phase, core, variant.env, variant.env_kwargs, variant.x, seed, variant.steps, name,
-        {**size, **(benchmark.settings or {}), **settings}, points, core,
+        {**size, **(benchmark.settings or {}), **settings}, points, core, benchmark.algorithm,
     )  # fmt: skip
 
 
@@ -189,10 +197,13 @@ def _state_size(benchmark: Benchmark, core: str, variant: Variant) -> int:
 
 
 class Store:
-    """The finished jobs of a folder: results.jsonl, read at the start, a line added as soon as a job is done."""
+    """The finished jobs of a folder: results.jsonl, read at the start, a line added as soon as a job is done.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.file = folder, folder / "results.jsonl"
+    work: what is done with a job where it is not `run_job`; called with the job and folder=..., in a process of its own.
+    """
+
+    def __init__(self, folder: Path, work: Callable[..., dict[str, Any]] | None = None) -> None:
+        self.folder, self.file, self.work = folder, folder / "results.jsonl", work
         self.results = read_results(self.file)
 
     def of(self, jobs: Sequence[Job]) -> list[dict[str, Any]]:
@@ -201,8 +212,9 @@ class Store:
         return [result for result in self.results if result["key"] in keys]
 
     def run(
-        self, jobs: Sequence[Job], workers: int, tick: Callable[[list[Job]], None], say: Callable[[str], None]
-    ) -> list[str]:
+        self, jobs: Sequence[Job], workers: int, tick: Callable[[list[Job]], None], say: Callable[[str], None],
+        engine: str = "processes",
+    ) -> list[str]:  # fmt: skip
         """Do the jobs that are not finished yet; returns what went wrong with those that failed.
 
         tick: called about once a second with the jobs being done; say: called with a line per finished job.
@@ -210,14 +222,17 @@ class Store:
         finished = {result["key"] for result in self.results}
         missing = [job for job in jobs if job.key not in finished]
         kept, errors, started = len(jobs) - len(missing), [], time.monotonic()
-        work = partial(run_job, folder=self.folder)
-        for done, (job, result, error) in enumerate(do_all(missing, work, workers, tick), start=1):
+        do, run = ENGINES[engine]
+        work = partial(self.work or run, folder=self.folder.resolve())
+        (self.folder / RUNNING).mkdir(exist_ok=True)
+        for done, (job, result, error) in enumerate(do(missing, work, workers, tick), start=1):
             head = f"[{kept + done} of {len(jobs)}] {job.label}: "
             if error is not None:
                 errors.append(f"{job.label}: {error}")
                 say(head + f"failed, {error.strip().splitlines()[-1]}")
                 continue
-            self._keep(result | {"provenance": provenance("cpu") | {"seed": job.seed}})
+            made = provenance("cpu") | {"seed": job.seed, "machine": result.pop("machine")}
+            self._keep(result | {"provenance": made})
             shutil.rmtree(running_dir(self.folder, job), ignore_errors=True)
             left = (time.monotonic() - started) / done * (len(missing) - done)
             point = result["evaluations"][0]
@@ -225,7 +240,7 @@ class Store:
             what = "return" if point["success_rate"] is None else "success"
             say(head + f"{what} {value:.3f} at x={point['x']:g}, {result['seconds']:.0f} s, {duration(left)} left")
         with contextlib.suppress(OSError):  # runs of jobs that failed are kept
-            (self.folder / "running").rmdir()
+            (self.folder / RUNNING).rmdir()
         return errors
 
     def _keep(self, result: dict[str, Any]) -> None:
@@ -236,10 +251,10 @@ class Store:
         self.results.append(result)
 
 
-def run_shown(store: Store, jobs: Sequence[Job], workers: int) -> list[str]:
+def run_shown(store: Store, jobs: Sequence[Job], workers: int, engine: str = "processes") -> list[str]:
     """Store.run with a live table of the rows in a terminal and a line per finished job on stderr everywhere.
 
-    Raises Interrupted, saying how to go on, where a signal asked for the end; the workers are ended first.
+    Raises KeyboardInterrupt, saying how to go on, where a signal asked for the end; the workers are ended first.
     """
     console = Console(stderr=True)
     with Live(console=console, transient=True, refresh_per_second=2) as live:
@@ -249,10 +264,12 @@ def run_shown(store: Store, jobs: Sequence[Job], workers: int) -> list[str]:
                 live.update(_table(store, jobs, running))
 
         try:
-            return store.run(jobs, workers, tick, lambda line: console.print(line, highlight=False, soft_wrap=True))
-        except Interrupted as asked:
+            return store.run(
+                jobs, workers, tick, lambda line: console.print(line, highlight=False, soft_wrap=True), engine
+            )
+        except KeyboardInterrupt:
             kept = f"stopped with {len(store.results)} finished runs in {store.folder}; the same command goes on"
-            raise Interrupted(asked.signum, kept) from None
+            raise KeyboardInterrupt(kept) from None
 
 
 def _table(store: Store, jobs: Sequence[Job], running: Sequence[Job]) -> Table:
@@ -302,7 +319,7 @@ def header(benchmark: Benchmark, command: str) -> dict[str, Any]:
     """What benchmark.json says of a benchmark."""
     return {
         "benchmark": benchmark.name, "title": benchmark.title, "question": benchmark.question, "command": command,
-        "preset": benchmark.preset, "cores": list(benchmark.cores), "seeds": list(range(benchmark.seeds)),
+        "preset": benchmark.preset, "algorithm": benchmark.algorithm, "cores": list(benchmark.cores), "seeds": list(range(benchmark.seeds)),
         "equal": benchmark.equal, "measure": benchmark.measure, "axis": benchmark.axis, "chance": benchmark.chance,
         "search": {"trials": benchmark.trials, "seeds": [SEARCH_SEED + i for i in range(benchmark.search_seeds)]},
     }  # fmt: skip

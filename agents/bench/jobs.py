@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from mru_rl.agents import train
-from mru_rl.agents.config import PPOConfig
+from mru_rl.agents.algorithms import ALGORITHMS
+from mru_rl.agents.config import TrainConfig
 from mru_rl.agents.evaluate import evaluate_run, load_config
 from mru_rl.agents.inspection.inspect_run import inspect_run
-from mru_rl.agents.runs import Run
+from mru_rl.agents.runs import Run, machine
 from mru_rl.blocks.budget import count_parameters
 from mru_rl.blocks.hybrid import parse_spec
 from mru_rl.cells.mru import MRU
@@ -23,6 +24,7 @@ from mru_rl.cells.registry import get_cell
 
 EVALUATION_SEED = 1_000_003
 CURVE_POINTS = 100
+RUNNING = "running"
 
 
 @dataclass(frozen=True)
@@ -50,22 +52,26 @@ class Job:
     steps: int
     setting_name: str
     settings: dict[str, Any]
-    """fields of PPOConfig that differ from its defaults"""
+    """fields of the algorithm's config that differ from its defaults"""
     points: tuple[Point, ...]
     row: str
     """the line of the tables it belongs to: mostly the core"""
+    algorithm: str = "ppo"
 
     @property
     def key(self) -> str:
-        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        content = dataclasses.asdict(self)
+        if self.algorithm == "ppo":
+            del content["algorithm"]  # results from before there were others keep their names
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def label(self) -> str:
         return f"{self.row} {self.phase} {self.setting_name} x={self.x:g} seed {self.seed}"
 
-    def config(self, run_dir: Path) -> PPOConfig:
+    def config(self, run_dir: Path) -> TrainConfig:
         """What the run is trained with."""
-        return PPOConfig(
+        return ALGORITHMS[self.algorithm][0](
             env=self.env, env_kwargs=self.env_kwargs, core=self.core, seed=self.seed, steps=self.steps,
             run_dir=run_dir, device="cpu", tensorboard=False, **self.settings,
         )  # fmt: skip
@@ -73,11 +79,11 @@ class Job:
 
 def running_dir(folder: Path, job: Job) -> Path:
     """Where the run of a job lives until the job is finished."""
-    return folder / "running" / job.key
+    return folder / RUNNING / job.key
 
 
 def run_job(job: Job, folder: Path) -> dict[str, Any]:
-    """Do a job, or go on with one that was killed; returns its line of results.jsonl without the provenance."""
+    """Do a job, or go on with one that was killed; returns its line of results.jsonl, of the provenance only the machine."""
     path = running_dir(folder, job)
     if (path / "config.json").is_file():
         run = Run.open(path)
@@ -94,7 +100,7 @@ def run_job(job: Job, folder: Path) -> dict[str, Any]:
         "parameters": count_parameters(trainer.policy.core), "state_size": trainer.policy.core.state_size,
         "curve": _curve(records), "seconds": trainer.seconds,
         "steps_per_second": trainer.steps / max(trainer.seconds, 1e-9),
-        "evaluations": [_evaluate(run, point) for point in job.points],
+        "evaluations": [_evaluate(run, point) for point in job.points], "machine": machine("cpu"),
         **({} if picture is None else {"inspect": picture}),
     }  # fmt: skip
 

@@ -17,6 +17,15 @@ class Parser(argparse.ArgumentParser):
         )
         self.add_argument("--out", type=Path, help="directory for the results; nothing is written without it")
 
+    def add_workers(self) -> None:
+        """--workers and --engine, for a benchmark that is a grid of jobs."""
+        self.add_argument("--workers", type=int, default=2, help="jobs side by side, one thread each (default 2)")
+        self.add_argument(
+            "--engine", choices=("processes", "ray"), default="processes",
+            help="processes of this machine, or Ray tasks: on the cluster RAY_ADDRESS names, or here without it; the "
+            "extra `ray` is needed, and on several machines an --out that all of them see",
+        )  # fmt: skip
+
     def error(self, message: str) -> NoReturn:
         print(f"mru-rl: error: {message}; see {self.prog} --help", file=sys.stderr)
         raise SystemExit(2)

@@ -44,7 +44,7 @@ def main(words: list[str], name: str = "popgym") -> None:
     parser.add_argument("--cores", nargs="+", default=["bmru+mingru"], metavar="SPEC", help="default: bmru+mingru")
     parser.add_argument("--ids", nargs="+", choices=IDS, metavar="ID", help="default: those of the preset")
     parser.add_argument("--seeds", type=int, help="seeds, 0 and up; default: from the preset")
-    parser.add_argument("--workers", type=int, default=2, help="runs side by side, one thread each (default 2)")
+    parser.add_workers()
     args = parser.parse_args(words)
     for option in ("seeds", "workers"):
         value = getattr(args, option)
@@ -58,7 +58,7 @@ def main(words: list[str], name: str = "popgym") -> None:
     with alone_in(folder):
         write_json(folder / "benchmark.json", header(benchmark, " ".join(["mru-rl bench popgym", *words])))
         store = Store(folder)
-        errors = run_shown(store, jobs, args.workers)
+        errors = run_shown(store, jobs, args.workers, args.engine)
         table = markdown(store.of(jobs), benchmark)
         write_atomically(folder / "table.md", f"{table}\n".encode())
     print(table)

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from mru_rl.agents import train
+from mru_rl.agents.bench import grid
+from mru_rl.agents.bench.jobs import Point
 from mru_rl.agents.config import PPOConfig
+from mru_rl.agents.on_ray import import_ray
 from mru_rl.agents.runs import Run
 from mru_rl.agents.trainer import Trainer
 
@@ -38,6 +43,18 @@ def trained(small):
 
 
 @pytest.fixture
+def tiny() -> grid.Benchmark:
+    """A grid of jobs of about a second each."""
+    points = (Point(5, {"length": 5}, 32), Point(50, {"length": 50}, 32))
+    variant = grid.Variant(5, "mru_rl/TMaze-v0", {"length": 5}, 3000, points)
+    return grid.Benchmark(
+        "tiny", "Tiny", "Does it run?", "success_rate", {"name": "length", "label": "length", "log": True, "trained": 5},
+        0.5, (variant,), cores=("bmru", "gru"), seeds=2, trials=2, search_seeds=1, preset="smoke", hidden_size=16,
+        state_size=16, settings={"num_envs": 8, "minibatches": 2},
+    )  # fmt: skip
+
+
+@pytest.fixture
 def benchmark_dir(tmp_path: Path):
     """Write a small benchmark directory: two cores and three seeds on corridors of 10, 100 and 1,000 steps.
 
@@ -65,6 +82,24 @@ def benchmark_dir(tmp_path: Path):
 def bench_job():
     """Make a line of results.jsonl: bench_job(core, seed, {corridor length: success rate}, **changes)."""
     return job
+
+
+@pytest.fixture(scope="session")
+def ray_here():
+    """Ray with room for four processes on this machine, for the tests of one pytest process; its files go when it ends."""
+    ray = import_ray()
+    files = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # a short path: Ray's sockets lie in it
+    ray.init(
+        address="local",
+        num_cpus=4,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="error",
+        _temp_dir=files,
+    )
+    yield ray
+    ray.shutdown()
+    shutil.rmtree(files, ignore_errors=True)
 
 
 def default_jobs() -> list[dict]:
