@@ -53,14 +53,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     command, *rest = words
     if command not in _COMMANDS:
         _fail(f"there is no command {command!r}; {_nearest(command, _COMMANDS)}commands are {', '.join(_COMMANDS)}")
+    request = signals.Request()
     try:
-        with signals.raising():
+        with signals.raising() as request:
             _COMMANDS[command](rest)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader, such as head, has seen enough
     except KeyboardInterrupt as error:
         print(f"mru-rl: {str(error) or 'interrupted'}", file=sys.stderr)
-        raise SystemExit(signals.exit_status(error)) from None
+        raise SystemExit(signals.exit_status(error, request)) from None
     except (ValueError, OSError) as error:
         if os.environ.get("MRU_RL_DEBUG"):
             raise

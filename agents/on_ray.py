@@ -11,7 +11,9 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -36,7 +38,10 @@ def ray_session(processes: int) -> Iterator[Any]:
     ray = import_ray()
     mine = not ray.is_initialized()
     if mine:
+        before = signal.getsignal(signal.SIGTERM)
         _connect(ray, processes)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)  # Ray has put its own there, which exits with status 15
     try:
         there = int(ray.cluster_resources().get("CPU", 0))
         if there < processes:

@@ -30,18 +30,21 @@ class Request:
 
 
 @contextlib.contextmanager
-def raising() -> Iterator[None]:
+def raising() -> Iterator[Request]:
     """Inside, the first SIGINT or SIGTERM raises Interrupted, so that what is open is closed on the way out.
 
-    The second one ends the process at once, as the system does it, also out of a call that does not return.
+    The second one ends the process at once, as the system does it, also out of a call that does not return. The request
+    this gives knows the signal where a library, as Ray does, has made a plain KeyboardInterrupt of it.
     """
+    request = Request()
 
     def cut_short(signum: int, frame: Any) -> None:
         _restore_system()
+        request.signum = signum
         raise Interrupted(signum)
 
     with _handled_by(cut_short):
-        yield
+        yield request
 
 
 @contextlib.contextmanager
@@ -57,9 +60,9 @@ def waiting() -> Iterator[Request]:
         yield request
 
 
-def exit_status(error: KeyboardInterrupt) -> int:
+def exit_status(error: KeyboardInterrupt, request: Request) -> int:
     """What shells report for a process that a signal ended: 130 for SIGINT, 143 for SIGTERM."""
-    return 128 + (error.signum if isinstance(error, Interrupted) else signal.SIGINT)
+    return 128 + (error.signum if isinstance(error, Interrupted) else request.signum or signal.SIGINT)
 
 
 def _restore_system() -> None:

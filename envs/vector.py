@@ -156,7 +156,7 @@ class GymnasiumEnv(BatchedEnv):
         )
 
 
-def leave_group_of(process: int, env: gymnasium.Env) -> gymnasium.Env:
+def leave_group_of(process: int, env: Any) -> Any:
     """In a worker of that process: leave its process group, so that Ctrl-C in a terminal and a signal to the group reach
     the run alone, which then finishes its update and ends its workers."""
     if os.getpid() != process:

@@ -30,7 +30,6 @@ from mru_rl.agents.curriculum import at_level
 from mru_rl.agents.progress import duration
 from mru_rl.agents.report.tables import write_tables
 from mru_rl.agents.runs import provenance, write_json
-from mru_rl.agents.signals import Interrupted
 from mru_rl.blocks.budget import count_parameters, state_size_for_parameters
 from mru_rl.blocks.core import make_core
 from mru_rl.envs import AgentInput, make
@@ -255,7 +254,7 @@ class Store:
 def run_shown(store: Store, jobs: Sequence[Job], workers: int, engine: str = "processes") -> list[str]:
     """Store.run with a live table of the rows in a terminal and a line per finished job on stderr everywhere.
 
-    Raises Interrupted, saying how to go on, where a signal asked for the end; the workers are ended first.
+    Raises KeyboardInterrupt, saying how to go on, where a signal asked for the end; the workers are ended first.
     """
     console = Console(stderr=True)
     with Live(console=console, transient=True, refresh_per_second=2) as live:
@@ -268,9 +267,9 @@ def run_shown(store: Store, jobs: Sequence[Job], workers: int, engine: str = "pr
             return store.run(
                 jobs, workers, tick, lambda line: console.print(line, highlight=False, soft_wrap=True), engine
             )
-        except Interrupted as asked:
+        except KeyboardInterrupt:
             kept = f"stopped with {len(store.results)} finished runs in {store.folder}; the same command goes on"
-            raise Interrupted(asked.signum, kept) from None
+            raise KeyboardInterrupt(kept) from None
 
 
 def _table(store: Store, jobs: Sequence[Job], running: Sequence[Job]) -> Table:

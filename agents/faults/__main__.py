@@ -35,7 +35,9 @@ def main(words: Sequence[str] | None = None) -> None:
     args = parser.parse_args(words)
     count = args.kills if args.kills is not None else 200 if args.full else 10
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    started, tried, skipped = time.monotonic(), [], []
+    started = time.monotonic()
+    tried: list[Tried] = []
+    skipped: list[str] = []
     with tempfile.TemporaryDirectory(prefix="mru_rl-faults-") as folder:
         for found in every_fault(Path(folder), random.Random(args.seed), count, args.full, skipped):
             tried.append(found)

@@ -23,7 +23,7 @@ _SERVER.set_forkserver_preload(  # here, since a process has one server, whoever
 
 
 class Moment(NamedTuple):
-    """When to kill: `seconds` after the start, or at the `count`-th time that something is done to a file.
+    """When to kill: `seconds` after the start, or at the `nth` time that something is done to a file.
 
     act     "write": half of what is written is in the file; "rename": it is whole, and about to get its name; "time"
     file    a part of the file's name
@@ -31,14 +31,14 @@ class Moment(NamedTuple):
 
     act: str
     file: str = ""
-    count: int = 1
+    nth: int = 1
     seconds: float = 0.0
 
     def __str__(self) -> str:
         return (
             f"at a random time ({self.seconds:.2f} s)"
             if self.act == "time"
-            else f"{self.act} {self.count} of {self.file}"
+            else f"{self.act} {self.nth} of {self.file}"
         )
 
 
@@ -159,7 +159,7 @@ def _serve(words: list[str], folder: Path, moment: Moment | None, limits: Limits
 def stand_still_at(moment: Moment, tell: Connection) -> None:
     """Change pathlib in this process so that at the moment it says "here" through `tell` and does nothing more."""
     open_file, replace = Path.open, Path.replace
-    left = moment.count
+    left = moment.nth
 
     def comes_now(name: str, act: str) -> bool:
         nonlocal left

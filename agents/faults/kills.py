@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,17 +49,23 @@ def kill_run(task: Task, run_dir: Path, moments: Iterable[Moment], reference: di
 
     A moment that does not come before the run's end is left out.
     """
-    costs: list[tuple[Moment, Lost]] = []
-    for moment in moments:
-        command = begin(task, run_dir, moment=moment)
-        if not command.wait_for_moment():
-            complete(command)
-            continue
-        if command.end_with(signal.SIGKILL) == 0:  # it ended of itself a moment before
-            continue
-        costs.append((moment, lost(run_dir)))
+    costs = _kill_at(moments, lambda moment: begin(task, run_dir, moment=moment), lambda: lost(run_dir))
     what = difference(task, run_dir, reference)
     return [judge(_name(task.algorithm, moment), cost, what) for moment, cost in costs]
+
+
+def _kill_at(
+    moments: Iterable[Moment], start: Callable[[Moment], Command], cost: Callable[[], Lost]
+) -> list[tuple[Moment, Lost]]:
+    """Start a command and kill it at its moment, again for every moment; those that came, and what each has cost."""
+    costs = []
+    for moment in moments:
+        command = start(moment)
+        if not command.wait_for_moment():
+            complete(command)
+        elif command.end_with(signal.SIGKILL) != 0:  # 0: it ended of itself a moment before
+            costs.append((moment, cost()))
+    return costs
 
 
 def _name(kind: str, moment: Moment) -> str:
@@ -143,15 +149,8 @@ def complete_grid(folder: Path) -> dict[str, Any]:
 
 def kill_grid(folder: Path, moments: Iterable[Moment], reference: dict[str, Any]) -> list[Tried]:
     """Start a benchmark, kill it at each of the moments, give the same command again in between, and at last let it end."""
-    costs: list[tuple[Moment, Lost]] = []
-    for moment in moments:
-        command = Command(grid_words(folder), output_of(folder), moment=moment)
-        if not command.wait_for_moment():
-            complete(command)
-            continue
-        if command.end_with(signal.SIGKILL) == 0:  # it ended of itself a moment before
-            continue
-        costs.append((moment, _lost_of_grid(folder)))
+    words, output = grid_words(folder), output_of(folder)
+    costs = _kill_at(moments, lambda moment: Command(words, output, moment=moment), lambda: _lost_of_grid(folder))
     what = "" if complete_grid(folder) == reference else "results differ"
     missing = [name for name in ("table.md", "curve.png", "report.html") if not (folder / name).is_file()]
     return [judge(_name("bench", moment), cost, what, ", ".join(missing)) for moment, cost in costs]

@@ -169,7 +169,7 @@ def test_an_env_that_cannot_be_trained_on_is_named(fails, tmp_path, env, message
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("command", ["train", "eval", "inspect", "report", "resume", "envs", "cores"])
+@pytest.mark.parametrize("command", ["train", "eval", "inspect", "report", "resume", "envs", "cores", "doctor"])
 def test_every_command_explains_itself(capsys, command):
     with pytest.raises(SystemExit) as stop:
         run(command, "--help")
