@@ -76,6 +76,10 @@ class BatchedEnv(ABC):
     """True where `state_dict` and `load_state_dict` work."""
     can_unroll: bool = False
     """True where `unroll` works."""
+    refuse_nonfinite: bool = True
+    """Whether an env from elsewhere raises NonFiniteError; False where the caller looks for such numbers itself."""
+    worker_restarts: int = 0
+    """Worker processes of the env that were replaced so far."""
     perfect_return: float | None = None
     """What perfect memory earns in an episode, exactly; None: not known."""
     memoryless_return: float | None = None
