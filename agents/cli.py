@@ -58,6 +58,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         if os.environ.get("MRU_RL_DEBUG"):
             raise
         _fail(str(error))
+    except RuntimeError as error:
+        from mru_rl.envs.rows import EnvError
+
+        if not isinstance(error, EnvError) or os.environ.get("MRU_RL_DEBUG"):
+            raise
+        print(error.traceback, end="", file=sys.stderr)  # the env's own, from its process where it has one
+        _fail(str(error))
 
 
 def _train(words: list[str]) -> None:

@@ -28,6 +28,13 @@ class TrainConfig:
     """auto takes our batched port of an env where there is one; upstream takes the original package"""
     workers: Literal["sync", "process"] = "sync"
     """gymnasium envs only: all in this process, or one process each (for slow envs)"""
+    worker_seconds: float = 60.0
+    """an env process that does not answer a step or a reset within this time is replaced"""
+    worker_restarts: int = 10
+    """env processes that may be replaced, having died, hung or raised; after one more the run stops"""
+    on_nonfinite: Literal["stop", "drop"] = "stop"
+    """NaN or infinity in observations, rewards, memory or gradients: stop the run, its last checkpoint being from before,
+    or leave the row of the rollout or the gradient step out and count it"""
     core: str = "bmru+mingru"
     """memory: cell names, + side by side in one layer, a comma stacks layers; `mru-rl cores` lists them"""
     steps: int = 600_000
@@ -78,6 +85,8 @@ class TrainConfig:
         require(
             self.state_size is None or self.state_size >= 1, f"--state-size must be at least 1, got {self.state_size}"
         )
+        require(self.worker_seconds > 0, f"--worker-seconds must be positive, got {self.worker_seconds}")
+        require(self.worker_restarts >= 0, f"--worker-restarts must not be negative, got {self.worker_restarts}")
         require(self.surrogate_slope > 0, f"--surrogate-slope must be positive, got {self.surrogate_slope}")
         require(
             self.checkpoint_seconds >= 0, f"--checkpoint-seconds must not be negative, got {self.checkpoint_seconds}"
@@ -156,6 +165,10 @@ class PPOConfig(TrainConfig):
             f"{math.gcd(self.num_envs, self.num_collectors)}",
         )
         require(self.segment is None or self.segment >= 1, f"--segment must be at least 1, got {self.segment}")
+        require(
+            self.on_nonfinite == "stop" or self.collector == "own",
+            f"only --collector own can drop rows, got --on-nonfinite drop and --collector {self.collector}; leave one out",
+        )
         require(
             self.minibatches is None or self.num_envs % self.minibatches == 0,
             f"--num-envs must be a multiple of --minibatches, since minibatches are made of whole rows; got {self.num_envs} "

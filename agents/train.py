@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import time
@@ -9,12 +10,14 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from mru_rl.agents.algorithms import algorithm_of, make_trainer
-from mru_rl.agents.checkpoint import checkpoint_path, keep_newest, save_checkpoint
+from mru_rl.agents.checkpoint import checkpoint_path, keep_newest, list_checkpoints, save_checkpoint
 from mru_rl.agents.config import TrainConfig
 from mru_rl.agents.plots import learning_curve
 from mru_rl.agents.progress import Progress
+from mru_rl.agents.rollout import Rollout
 from mru_rl.agents.runs import Run
 from mru_rl.agents.trainer import Trainer
+from mru_rl.envs.base import NonFiniteError
 
 _LOG_SECONDS = 1.0  # a record at most this often, so that a fast run's metrics file stays small
 
@@ -57,13 +60,17 @@ def run_to_end(run: Run, trainer: Trainer) -> None:
     config = trainer.config
     writer = _tensorboard(run, trainer)
     label = f"{config.env} {config.core}"
-    with Progress(label, config.steps) as progress, run.metrics_file.open("a") as metrics_file:
+    with (
+        contextlib.closing(trainer.collector),
+        Progress(label, config.steps) as progress,
+        run.metrics_file.open("a") as metrics_file,
+    ):
         saved_at = recorded_at = time.monotonic()
         recorded_steps = trainer.steps
         if trainer.steps == 0:
             _save(run, trainer)
         while trainer.steps < config.steps:
-            metrics, rollout = trainer.update()
+            metrics, rollout = _update(run, trainer)
             now = time.monotonic()
             finished = trainer.steps >= config.steps
             if now - recorded_at >= _LOG_SECONDS or finished:
@@ -79,7 +86,17 @@ def run_to_end(run: Run, trainer: Trainer) -> None:
     if writer is not None:
         writer.close()
     learning_curve(run.metrics(), run.path / "learning_curve.png", f"{config.env}, {config.core}, seed {config.seed}")
-    trainer.collector.close()
+
+
+def _update(run: Run, trainer: Trainer) -> tuple[dict[str, float], Rollout]:
+    """An update; one that meets a bad number ends the run, whose newest checkpoint is from before it."""
+    try:
+        return trainer.update()
+    except NonFiniteError as error:
+        newest = list_checkpoints(run.checkpoints)[0].name
+        raise NonFiniteError(
+            f"{error}. After {trainer.steps:,} steps; the newest checkpoint, {newest}, is from before"
+        ) from error
 
 
 def _save(run: Run, trainer: Trainer) -> None:

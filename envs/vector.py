@@ -69,7 +69,12 @@ class GymnasiumEnv(BatchedEnv):
                 action_space=from_zero(probe.action_space),
                 seed=seed,
                 device=device,
-                options={"workers": workers, "worker_seconds": worker_seconds, "worker_restarts": worker_restarts, **options},
+                options={
+                    "workers": workers,
+                    "worker_seconds": worker_seconds,
+                    "worker_restarts": worker_restarts,
+                    **options,
+                },
             )
             self.horizon = probe.spec.max_episode_steps if probe.spec else None
             if self.horizon is None and is_popgym(id):
