@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mru_rl.envs.actions import action_layout
 from mru_rl.envs.base import BatchedEnv, NonFiniteError, Step, check_count, derive_seeds
-from mru_rl.envs.rows import Rows
+from mru_rl.envs.rows import EnvError, Rows
 from mru_rl.envs.workers import WorkerRows
 
 MAKE_OPTIONS = {"max_episode_steps", "disable_env_checker", "render_mode"}
@@ -100,7 +100,7 @@ class GymnasiumEnv(BatchedEnv):
             self._rows = self._open()
         seeds = self._seeds or [None] * self.num_envs
         self._seeds = None
-        return self._to_tensor(self._rows.reset(range(self.num_envs), seeds), range(self.num_envs))
+        return self._to_tensor(self._ask(self._rows.reset, range(self.num_envs), seeds), range(self.num_envs))
 
     def reset_rows(self, mask: Tensor) -> Tensor:
         if self._rows is None:
@@ -109,7 +109,7 @@ class GymnasiumEnv(BatchedEnv):
         chosen = mask.nonzero().flatten().tolist()
         if not chosen:
             return torch.empty((0, *self._encoding.shape), dtype=self._encoding.dtype, device=self.device)
-        return self._to_tensor(self._rows.reset(chosen, [None] * len(chosen)), chosen)
+        return self._to_tensor(self._ask(self._rows.reset, chosen, [None] * len(chosen)), chosen)
 
     def reseed(self, seed: int) -> None:
         super().reseed(seed)
@@ -120,7 +120,7 @@ class GymnasiumEnv(BatchedEnv):
             raise RuntimeError(f"{self.id} steps only after a reset, got step() first; call env.reset() once")
         self._check_action(action)
         native = action.detach().cpu().numpy().astype(self._native_action_space.dtype) + self._action_start
-        shown, paid, ended, cut, last = zip(*self._rows.step(native), strict=True)
+        shown, paid, ended, cut, last = zip(*self._ask(self._rows.step, native), strict=True)
         obs = self._to_tensor(shown, range(self.num_envs))
         reward = torch.tensor(paid, dtype=torch.float32, device=self.device)
         self._require_finite(reward, "reward", range(self.num_envs))
@@ -130,6 +130,14 @@ class GymnasiumEnv(BatchedEnv):
             finals = self._to_tensor([last[row] for row in done], done)
             final_obs = obs.index_copy(0, torch.tensor(done, device=self.device), finals)
         return Step(obs, reward, self._flags(ended), self._flags(cut), final_obs)
+
+    def _ask(self, method: Callable[..., Any], *args: Any) -> Any:
+        """What the rows answer; where one of them fails for good, all of them are closed."""
+        try:
+            return method(*args)
+        except EnvError:
+            self.close()
+            raise
 
     @property
     def worker_restarts(self) -> int:

@@ -90,7 +90,7 @@ class WorkerRows:
             worker.send(("close", None))
         deadline = time.monotonic() + CLOSE_SECONDS
         for worker in self._workers:
-            worker.process.join(max(deadline - time.monotonic(), 0))
+            worker.wait(deadline)
         self._kill()
         self._selector.close()
 
@@ -179,21 +179,32 @@ class _Worker:
         """The error that it did not answer, with where it is now."""
         with contextlib.suppress(OSError):
             os.kill(self.process.pid, signal.SIGUSR1)
-            select.select([self._dump], [], [], 1.0)
         return EnvError(f"the worker of row {self.row} did not answer within {seconds:g} seconds", self._dumped())
 
     def _dumped(self) -> str:
-        os.set_blocking(self._dump.fileno(), False)
-        with contextlib.suppress(BlockingIOError):
-            return os.read(self._dump.fileno(), 2**16).decode(errors="replace")
-        return ""
+        """What faulthandler wrote for it: comes in pieces, and is over when none has come for half a second."""
+        pieces = []
+        while select.select([self._dump], [], [], 0.5)[0]:
+            piece = os.read(self._dump.fileno(), 2**16)
+            if not piece:
+                break
+            pieces.append(piece)
+        return b"".join(pieces).decode(errors="replace")
+
+    def wait(self, deadline: float) -> None:
+        """Wait for its end until a moment of the monotonic clock."""
+        if not self.pipe.closed:
+            self.process.join(max(deadline - time.monotonic(), 0))
 
     def end(self) -> None:
-        """Kill it and all it started."""
+        """Kill it and all it started; once."""
+        if self.pipe.closed:
+            return
         for kill in (os.killpg, os.kill):  # its group is there as soon as it runs our code
             with contextlib.suppress(OSError):
                 kill(self.process.pid, signal.SIGKILL)
         self.process.join()
+        self.process.close()
         self.pipe.close()
         self._dump.close()
 
