@@ -35,20 +35,23 @@ class Guard:
                 "returns, or have such rows left out with --on-nonfinite drop"
             )
 
-    def gradient(self, grad_norm: Tensor, policy: nn.Module, parts: dict[str, Tensor]) -> bool:
-        """Whether an optimizer may take its step. parts: what the loss was made of, [rows, steps] each.
+    def clip(self, policy: nn.Module, max_norm: float, parts: dict[str, Tensor]) -> Tensor | None:
+        """Scale a network's gradients down to max_norm; their norm before that, None where the step is to be skipped.
 
-        Raises NonFiniteError naming what was not finite first, unless the step is to be skipped.
+        parts: what the loss was made of, [rows, steps] each. Raises NonFiniteError naming what was not finite first, unless
+        such steps are to be skipped.
         """
-        if grad_norm.isfinite():
-            return True
+        norm = nn.utils.get_total_norm([p.grad for p in policy.parameters() if p.grad is not None])
+        if norm.isfinite():
+            nn.utils.clip_grads_with_norm_(policy.parameters(), max_norm, norm)
+            return norm
         if not self.drops:
             raise NonFiniteError(
                 f"{_first_bad(parts) or _bad_gradient(policy)}; no parameter was changed by it: lower --learning-rate, clip the "
                 "env's rewards and observations, or have such steps skipped with --on-nonfinite drop"
             )
         self.skipped_steps += 1
-        return False
+        return None
 
     def state_dict(self) -> dict[str, int]:
         return {"dropped_rows": self.dropped_rows, "skipped_steps": self.skipped_steps}

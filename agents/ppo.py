@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mru_rl.agents.actions import ActionHead, action_head
 from mru_rl.agents.config import PPOConfig
@@ -92,9 +92,9 @@ class PPO:
         loss = policy_loss + config.value_coef * value_loss - self.entropy * entropy
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        grad_norm = nn.utils.clip_grad_norm_(self.policy.parameters(), config.max_grad_norm)
         parts = {"target": rows["target"], "advantage": rows["advantage"], "value": value, "log-probability": log_prob}
-        if not self.guard.gradient(grad_norm, self.policy, parts):
+        grad_norm = self.guard.clip(self.policy, config.max_grad_norm, parts)
+        if grad_norm is None:
             return None
         self.optimizer.step()
         with torch.no_grad():

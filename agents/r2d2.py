@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from tensordict import TensorDict
-from torch import Tensor, nn
+from torch import Tensor
 
 from mru_rl.agents.actions import ActionHead, value_head
 from mru_rl.agents.config import require
@@ -55,13 +55,12 @@ class R2D2:
         loss = (weight * 0.5 * error.square().sum(1) / length).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        grad_norm = nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm)
-        sound = self.guard.gradient(grad_norm, self.policy, {"TD error": error})
+        grad_norm = self.guard.clip(self.policy, self.config.max_grad_norm, {"TD error": error})
         with torch.no_grad():
             size = error.abs()
             steps = sequences["valid"][:, self.burn_in :].sum(1).clamp(min=1)
             priority = 0.9 * size.amax(1) + 0.1 * size.sum(1) / steps
-            if not sound:
+            if grad_norm is None:
                 return torch.where(priority.isfinite(), priority, _LEAST_PRIORITY), None
             self.optimizer.step()
             self.gradient_steps += 1

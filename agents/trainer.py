@@ -124,8 +124,9 @@ class Trainer(ABC):
     def _warm_up(self, rollout: Rollout) -> None:
         """Spread the write rates on a first rollout, which is not learned from: other thresholds collected it."""
         rollout = rollout.kept()
-        self.policy.core.warm_up(rollout.data["observation"], rollout.data["is_init"], self.horizon or self.segment)
-        self.warmed_up = True
+        if len(rollout.start_state):
+            self.policy.core.warm_up(rollout.data["observation"], rollout.data["is_init"], self.horizon or self.segment)
+            self.warmed_up = True
 
     def _make_env(self, config: TrainConfig) -> AgentInput:
         """The env of this level; each level draws its own episodes."""

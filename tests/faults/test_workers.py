@@ -60,10 +60,14 @@ def test_after_the_last_restart_it_stops_with_the_worker_s_own_traceback(misbeha
     env = make(misbehaving, 1, workers="process", worker_seconds=1.0, worker_restarts=1, fault=fault)
     env.reset()
     with pytest.raises(EnvError, match=words + r".*1 restart\(s\) of workers are allowed.*used up") as stop:
-        for _ in range(10):
-            env.step(ACTION[:1])
+        steps_until_it_fails(env)
     assert traced in stop.value.traceback
     assert not multiprocessing.active_children()
+
+
+def steps_until_it_fails(env) -> None:
+    for _ in range(10):
+        env.step(ACTION[:1])
 
 
 def test_an_env_that_cannot_be_made_in_a_worker_is_an_error_and_no_endless_loop(misbehaving):
