@@ -17,6 +17,7 @@ import torch
 from mru_rl.agents import train
 from mru_rl.agents.cli import main
 from mru_rl.agents.config import PPOConfig
+from mru_rl.agents.soak import descendants
 from mru_rl.envs import make
 from mru_rl.envs.rows import EnvError
 
@@ -147,22 +148,6 @@ if __name__ == "__main__":
 """
 
 
-def descendants(pid: int) -> set[int]:
-    """Processes below one, from /proc."""
-    parents = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            name, _, rest = stat.read_text().rpartition(")")
-        except OSError:
-            continue
-        parents[int(name.split()[0])] = int(rest.split()[1])
-    found, new = set(), {pid}
-    while new:
-        new = {child for child, parent in parents.items() if parent in new} - found
-        found |= new
-    return found
-
-
 def alive(pids: set[int]) -> set[int]:
     there = set()
     for pid in pids:
@@ -192,7 +177,7 @@ def test_no_process_is_left_however_the_run_ends(tmp_path, fault, end, how):
         [sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
     assert parent.stdout.readline() == "ready\n"
-    below = descendants(parent.pid)
+    below = descendants(parent.pid) - {parent.pid}
     assert len(below) >= 6, "fork server, resource tracker, two workers, a child of each"
     parent.stdin.write("go on\n")
     parent.stdin.flush()
