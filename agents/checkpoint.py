@@ -52,7 +52,8 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read what save_checkpoint wrote, to the CPU.
 
-    Raises CheckpointError for a foreign, truncated or damaged file and for another format; nothing in a file is run.
+    Raises CheckpointError for a foreign, truncated or damaged file, for another format and for one that holds anything but
+    tensors, numbers, strings and containers of them; nothing in a file is run.
     """
     raw = path.read_bytes()
     header, _, body = raw[:200].partition(b"\n")
@@ -64,7 +65,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} has checkpoint format {version}, this version of mru_rl reads format {FORMAT}")
     if hashlib.sha256(body).hexdigest() != digest:
         raise CheckpointError(f"{path} is damaged or cut short: its content does not match its checksum")
-    return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    try:
+        return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    except Exception as error:  # a forged archive can make the unpickler raise anything
+        raise CheckpointError(
+            f"{path} is refused: its checksum is right, but it is no archive of tensors, numbers, strings and containers of "
+            "them alone; anything more could run code, and mru_rl never writes it: find out who did"
+        ) from error
 
 
 def checkpoint_path(directory: Path, steps: int) -> Path:

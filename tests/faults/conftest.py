@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import cloudpickle
 import gymnasium
 import numpy as np
 import pytest
+
+import mru_rl
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # worker processes cannot import a conftest
 
@@ -100,3 +104,24 @@ def misbehaving() -> str:
 def once(tmp_path: Path) -> str:
     """A path that lets one env misbehave, once."""
     return str(tmp_path / "happened")
+
+
+PACKAGE = Path(mru_rl.__file__).resolve().parent.parent
+ROOMS = tuple(str(PACKAGE / room) + os.sep for room in ("agents", "envs", "mru_rl"))
+
+
+@contextlib.contextmanager
+def _documented(*errors: type[Exception]):
+    kinds = errors or (ValueError, TypeError, RuntimeError)
+    try:
+        yield
+    except kinds as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        assert frames[-1].filename.startswith(ROOMS), f"raised inside {frames[-1].filename}: {error!r}"
+        assert len(str(error).split()) >= 6, f"too short to hold a rule, what arrived and the next move: {error!r}"
+
+
+@pytest.fixture(scope="session")
+def documented():
+    """A block that ends well, or in one of these errors, raised in our own code and saying what to do."""
+    return _documented
