@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import types
+import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -80,6 +82,8 @@ class TrainConfig:
     """write TensorBoard events beside metrics.jsonl"""
 
     def __post_init__(self) -> None:
+        check_kinds(self)
+        require(self.seed >= 0, f"--seed must not be negative, got {self.seed}")
         for name in ("steps", "num_envs", "threads", "hidden_size", "num_layers"):
             require(getattr(self, name) >= 1, f"{flag(name)} must be at least 1, got {getattr(self, name)}")
         require(
@@ -220,6 +224,46 @@ def discount_for(credit_horizon: int | None) -> tuple[float, str]:
 def to_json(config: TrainConfig) -> dict[str, Any]:
     """A config as JSON can hold it."""
     return {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(config).items()}
+
+
+def check_kinds(config: TrainConfig) -> None:
+    """Raises ValueError for a field whose value is not of the kind its annotation names.
+
+    A whole number is a float too; a float is finite, unless it is a time, in seconds.
+    """
+    hints = typing.get_type_hints(type(config))
+    for name, hint in hints.items():
+        value = getattr(config, name)
+        kinds = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+        require(
+            any(_is(value, kind, endless=name.endswith("_seconds")) for kind in kinds),
+            f"{flag(name)} must be {' or '.join(map(_said, kinds))}, got {value!r}",
+        )
+
+
+def _is(value: Any, kind: Any, *, endless: bool) -> bool:
+    if typing.get_origin(kind) is Literal:
+        return isinstance(value, str) and value in typing.get_args(kind)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**62
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and (endless or math.isfinite(value))
+    if typing.get_origin(kind) is dict:
+        return isinstance(value, dict) and all(isinstance(name, str) for name in value)
+    return isinstance(value, kind)
+
+
+def _said(kind: Any) -> str:
+    if typing.get_origin(kind) is Literal:
+        return "one of " + ", ".join(typing.get_args(kind))
+    names = {
+        int: "a whole number below 2^62",
+        float: "a finite number",
+        bool: "true or false",
+        str: "a word",
+        type(None): "left out",
+    }
+    return names.get(kind, "options by name" if typing.get_origin(kind) is dict else "a path")
 
 
 def require(holds: bool, message: str) -> None:

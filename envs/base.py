@@ -152,8 +152,18 @@ class BatchedEnv(ABC):
         return self._encoding.size
 
     def encode(self, obs: Tensor) -> Tensor:
-        """Turn an obs (any leading dimensions) into float32 [..., obs_size]: one-hot numbers, floats as they are."""
-        return self._encoding(obs)
+        """Turn an obs (any leading dimensions) into float32 [..., obs_size]: one-hot numbers, floats as they are.
+
+        Raises TypeError or ValueError for what is no obs of this env.
+        """
+        self._encoding.check(obs, self.id)
+        try:
+            return self._encoding(obs)
+        except (IndexError, RuntimeError) as error:
+            raise ValueError(
+                f"an obs of {self.id} is on {self.device} and holds numbers of {self.observation_space}, got another ({error}); "
+                "give what reset() and step() return"
+            ) from error
 
     def close(self) -> None:  # noqa: B027 (most envs have nothing to close)
         """Free what the env holds outside this process; nothing to do for most."""

@@ -116,9 +116,12 @@ def _documented(*errors: type[Exception]):
     try:
         yield
     except kinds as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        assert frames[-1].filename.startswith(ROOMS), f"raised inside {frames[-1].filename}: {error!r}"
-        assert len(str(error).split()) >= 6, f"too short to hold a rule, what arrived and the next move: {error!r}"
+        raised = error
+    else:
+        return
+    where = traceback.extract_tb(raised.__traceback__)[-1].filename
+    assert where.startswith(ROOMS), f"raised inside {where}: {raised!r}"
+    assert len(str(raised).split()) >= 6, f"too short to hold a rule, what arrived and the next move: {raised!r}"
 
 
 @pytest.fixture(scope="session")

@@ -55,7 +55,20 @@ NUMBERS = st.one_of(
     st.sampled_from([0, 1, -1, 2, 3, 10**12, 2**70, True, 0.5, 1e300, -1e300, float("nan"), float("inf")]),
     st.integers(-5, 5), st.floats(),
 )  # fmt: skip
-DTYPES = ["float32", "float64", "float16", "int8", "int64", "uint8", "uint64", "bool", "complex64", "object", "U3", "M8[s]"]
+DTYPES = [
+    "float32",
+    "float64",
+    "float16",
+    "int8",
+    "int64",
+    "uint8",
+    "uint64",
+    "bool",
+    "complex64",
+    "object",
+    "U3",
+    "M8[s]",
+]
 ARRAYS = st.builds(
     lambda shape, dtype, fill: np.full(shape, fill).astype(dtype),
     st.sampled_from([(), (1,), (2,), (3,), (2, 2), (2, 2, 1), (4,), (0,), (1, 2)]), st.sampled_from(DTYPES),
@@ -82,7 +95,9 @@ def scripts(draw):
         if kind == 0:
             return draw(st.sampled_from([(), (0,), (1, 2, 3, 4), (1, 2, 3, 4, 5, 6), None, "12345", [1, 2, 3, 4, 5]]))
         if kind == 1:
-            return draw(st.sampled_from([KeyError("x"), ValueError(), AssertionError("a\nb"), ZeroDivisionError(), EOFError()]))
+            return draw(
+                st.sampled_from([KeyError("x"), ValueError(), AssertionError("a\nb"), ZeroDivisionError(), EOFError()])
+            )
         reward = draw(st.one_of(st.just(1.0), NUMBERS)) if kind > 3 else draw(JUNK)
         ends = (draw(st.booleans()), draw(st.booleans())) if kind > 2 else (draw(FLAGS), draw(FLAGS))
         return obs(), reward, *ends, {}
@@ -150,7 +165,10 @@ def test_thousands_of_envs(documented, script):
 @pytest.mark.parametrize(
     ("step", "words"),
     [
-        ((7, 0.0, False, False, {}), r"an obs must fit observation_space Discrete\(3\), got 7 \(int64\) in row 0, step 1"),
+        (
+            (7, 0.0, False, False, {}),
+            r"an obs must fit observation_space Discrete\(3\), got 7 \(int64\) in row 0, step 1",
+        ),
         ((-1, 0.0, False, False, {}), r"got -1 \(int64\) in row 0"),
         ((np.zeros(2), 0.0, False, False, {}), r"got float64 \[2\] in row 0"),
         ((0, "much", False, False, {}), "a reward must be one number, got str 'much'"),
@@ -172,7 +190,11 @@ def test_episodes_of_one_step_are_episodes():
     env.reset()
     for _ in range(3):
         after = env.step(torch.zeros(2, dtype=torch.int64))
-        assert (after.obs.tolist(), after.final_obs.tolist(), after.terminated.tolist()) == ([0, 0], [2, 2], [True, True])
+        assert (after.obs.tolist(), after.final_obs.tolist(), after.terminated.tolist()) == (
+            [0, 0],
+            [2, 2],
+            [True, True],
+        )
 
 
 def test_floats_outside_a_box_are_taken_as_they_are():
