@@ -76,7 +76,7 @@ class PPO:
             "log_prob": data["action_log_prob"],
             "value": value,
             "target": advantage + value,
-            "advantage": (advantage - advantage.mean()) / (advantage.std() + 1e-8),
+            "advantage": _normalised(advantage),
             "state": rollout.start_state,
         }
 
@@ -113,10 +113,17 @@ def clipped_policy_loss(log_ratio: Tensor, advantage: Tensor, clip: float) -> Te
     return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage).mean()
 
 
+def _normalised(advantage: Tensor) -> Tensor:
+    """Mean 0 and deviation 1; 0 where there is but one, or all are equal."""
+    spread = advantage.std() if advantage.numel() > 1 else 0.0
+    return (advantage - advantage.mean()) / (spread + 1e-8)
+
+
 def _explained_variance(value: Tensor, target: Tensor) -> float:
     """1 - Var(target - value) / Var(target): 1 for a perfect critic, 0 for a constant one."""
-    variance = target.var()
-    return float(1 - (target - value).var() / variance) if variance > 0 else 0.0
+    if target.numel() < 2 or not (variance := target.var()) > 0:
+        return 0.0
+    return float(1 - (target - value).var() / variance)
 
 
 class PPOTrainer(Trainer):

@@ -29,10 +29,8 @@ _TRACED_ROWS = 4
 def make_env(config: TrainConfig, num_envs: int, seed: int, **options: Any) -> AgentInput:
     """The env of a config, with the agent's inputs (previous action and reward, start flag) switched as it says."""
     kwargs = at_level(config.env_kwargs | options)
-    own = {*inspect.signature(mru_rl.envs.make).parameters, *WORKER_OPTIONS} - {
-        "state"
-    }  # what has an option of the command
-    taken = sorted(own & set(kwargs))
+    own = {*inspect.signature(mru_rl.envs.make).parameters, *WORKER_OPTIONS}  # what has an option of the command
+    taken = sorted((own - {"state"}) & set(kwargs))
     require(not taken, f"{', '.join(taken)} cannot be set through --env-kwargs; see `mru-rl train ppo --help`")
     if config.workers == "process":
         kwargs |= {name: getattr(config, name) for name in WORKER_OPTIONS}

@@ -116,6 +116,11 @@ def test_every_option_with_a_number_it_cannot_have(two_updates, tmp_path, capsys
         outcome(["train", algorithm, *SMALL[algorithm], option, value, "--run-dir", str(tmp_path / "run")], capsys)
 
 
+def test_one_env_and_one_step_are_a_rollout(two_updates, tmp_path, capsys):
+    words = ["--env", "CartPole-v1", "--num-envs", "1", "--segment", "1", "--run-dir", str(tmp_path / "run")]
+    assert outcome(["train", "ppo", *SMALL["ppo"], *words], capsys) == 0
+
+
 HUGE = ["--num-envs", "--hidden-size", "--state-size", "--seed", "--steps", "--worker-restarts"]
 
 
