@@ -22,8 +22,15 @@ class CheckpointError(ValueError):
     """A file that is no intact checkpoint of this library and version."""
 
 
+class FormatError(CheckpointError):
+    """An intact file of another version of this library."""
+
+
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that at any moment the old content or the new one is there: temporary file, fsync, rename."""
+    """Write a file so that at any moment the old content or the new one is there: temporary file, fsync, rename.
+
+    Raises OSError naming the file where it cannot be written, as on a full disk; what was there before still is.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -31,6 +38,8 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error  # a write alone names no file
     finally:
         temporary.unlink(missing_ok=True)
     directory = os.open(path.parent, os.O_RDONLY)
@@ -52,8 +61,8 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read what save_checkpoint wrote, to the CPU.
 
-    Raises CheckpointError for a foreign, truncated or damaged file, for another format and for one that holds anything but
-    tensors, numbers, strings and containers of them; nothing in a file is run.
+    Raises CheckpointError for a foreign, truncated or damaged file and for one that holds anything but tensors, numbers,
+    strings and containers of them, FormatError for another format. Nothing in a file is run.
     """
     raw = path.read_bytes()
     header, _, body = raw[:200].partition(b"\n")
@@ -62,7 +71,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     body = raw[len(header) + 1 :]
     version, _, digest = header[len(_MAGIC) :].decode(errors="replace").partition(" ")
     if version != str(FORMAT):
-        raise CheckpointError(f"{path} has checkpoint format {version}, this version of mru_rl reads format {FORMAT}")
+        raise FormatError(
+            f"{path} has checkpoint format {version}, this version of mru_rl reads format {FORMAT}; "
+            "go on with the version that wrote it"
+        )
     if hashlib.sha256(body).hexdigest() != digest:
         raise CheckpointError(f"{path} is damaged or cut short: its content does not match its checksum")
     try:
@@ -87,7 +99,8 @@ def list_checkpoints(directory: Path) -> list[Path]:
 def newest_checkpoint(directory: Path, warn: Callable[[str], None] | None = None) -> tuple[Path, dict[str, Any]]:
     """The newest intact checkpoint and its content; a damaged newer one is passed over, and said so on stderr.
 
-    Raises CheckpointError where there is none.
+    A file that cannot be read counts as damaged, one of another format does not. Raises CheckpointError where there is
+    no intact one, and FormatError where the newest intact one is of another version.
     """
     found = list_checkpoints(directory)
     if not found:
@@ -96,7 +109,9 @@ def newest_checkpoint(directory: Path, warn: Callable[[str], None] | None = None
     for path in found:
         try:
             content = load_checkpoint(path)
-        except CheckpointError as error:
+        except FormatError:
+            raise  # older ones of this version would undo what another version trained
+        except (CheckpointError, OSError) as error:
             problems.append(str(error))
             continue
         for problem in problems:
@@ -105,11 +120,22 @@ def newest_checkpoint(directory: Path, warn: Callable[[str], None] | None = None
     raise CheckpointError(problems[0])
 
 
-def keep_newest(directory: Path, count: int) -> None:
-    """Delete all but the newest checkpoints, and leftovers of writes that were killed."""
-    for path in list_checkpoints(directory)[count:]:
-        path.unlink(missing_ok=True)
-    for path in directory.glob(".step_*.tmp"):
+def keep_newest(directory: Path, count: int, *, last: Path | None = None) -> None:
+    """Delete all but the newest checkpoints, and leftovers of writes that were killed.
+
+    last: the checkpoint just written; those of more steps were passed over as damaged when the run was resumed, and go.
+    """
+    found = list_checkpoints(directory)
+    kept = [path for path in found if last is None or path.name <= last.name][:count]
+    for path in found:
+        if path not in kept:
+            path.unlink(missing_ok=True)
+    delete_leftovers(directory)
+
+
+def delete_leftovers(directory: Path) -> None:
+    """Delete what writes that were killed have left in a directory."""
+    for path in directory.glob(".*.tmp"):
         path.unlink(missing_ok=True)
 
 

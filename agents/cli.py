@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from mru_rl.agents import signals
+
 _HELP = """\
 usage: mru-rl COMMAND [options]
 
@@ -25,6 +27,7 @@ Train and measure reinforcement-learning agents that remember.
   envs          the tasks that come with mru_rl
   cores         the memory cells, what each costs, and how to combine them
   bench NAME    measure: memory over long delays, POPGym, speed of training and of the envs
+  doctor        what works on this machine, and what to do about what does not
 
 `mru-rl COMMAND --help` explains every option. A first run:
 
@@ -34,7 +37,10 @@ Train and measure reinforcement-learning agents that remember.
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point of the console script. Exit status: 0 done, 2 for what the caller can mend (one line on stderr)."""
+    """Entry point of the console script.
+
+    Exit status: 0 done, 2 for what the caller can mend (one line on stderr), 130 and 143 after SIGINT and SIGTERM.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):
         print(_HELP, end="")
@@ -48,12 +54,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     if command not in _COMMANDS:
         _fail(f"there is no command {command!r}; {_nearest(command, _COMMANDS)}commands are {', '.join(_COMMANDS)}")
     try:
-        _COMMANDS[command](rest)
+        with signals.raising():
+            _COMMANDS[command](rest)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader, such as head, has seen enough
-    except KeyboardInterrupt:
-        print("mru-rl: interrupted; `mru-rl resume RUN` goes on from the last checkpoint", file=sys.stderr)
-        raise SystemExit(130) from None
+    except KeyboardInterrupt as error:
+        print(f"mru-rl: {str(error) or 'interrupted'}", file=sys.stderr)
+        raise SystemExit(signals.exit_status(error)) from None
     except (ValueError, OSError) as error:
         if os.environ.get("MRU_RL_DEBUG"):
             raise
@@ -95,8 +102,7 @@ def _train(words: list[str]) -> None:
 
     run, trainer = train.start(config)
     _announce(run, trainer)
-    train.run_to_end(run, trainer)
-    _summary(run, trainer)
+    _run_to_end(run, trainer)
 
 
 def _resume(words: list[str]) -> None:
@@ -112,7 +118,24 @@ def _resume(words: list[str]) -> None:
     print(
         "\n  ".join([f"resuming {run.path} at {trainer.steps:,} of {trainer.config.steps:,} steps", *lost]), flush=True
     )
-    train.run_to_end(run, trainer)
+    _run_to_end(run, trainer)
+
+
+def _run_to_end(run: Any, trainer: Any) -> None:
+    """Train to the end, or to the end of the update in progress where a signal asks for it; say how to go on."""
+    from mru_rl.agents import train
+
+    go_on = f"`mru-rl resume {run.path}` goes on"
+    try:
+        with signals.waiting() as request:
+            train.run_to_end(run, trainer, lambda: bool(request))
+    except OSError as error:
+        raise OSError(
+            f"{error}; the last checkpoint is intact: make room or mend the directory, then {go_on}"
+        ) from error
+    if request.signum is not None:
+        done = f"stopped after {trainer.steps:,} of {trainer.config.steps:,} steps, with a checkpoint; {go_on}"
+        raise signals.Interrupted(request.signum, done)
     _summary(run, trainer)
 
 
@@ -205,6 +228,21 @@ def _cores(words: list[str]) -> None:
     print("\nCombine them in --core: bmru+mingru stands side by side in one layer, bmru,lru stacks two layers.")
 
 
+def _doctor(words: list[str]) -> None:
+    from mru_rl.agents.cli_args import DoctorArgs
+
+    _parse(DoctorArgs, words, "mru-rl doctor")
+    from mru_rl.agents.doctor import examine
+
+    findings = examine()
+    for finding in findings:
+        print(finding)
+    problems = sum(finding.advice is not None for finding in findings)
+    print(f"\n{problems} problem(s) found" if problems else "\nno problems found")
+    if problems:
+        raise SystemExit(1)
+
+
 _BENCHES = {
     "retention": ("memory", "trained on a short T-maze, walked up to 10,000 times as far"),
     "delay": ("memory", "trained on long T-mazes directly"),
@@ -214,6 +252,7 @@ _BENCHES = {
     "count": ("memory", "events counted modulo 4"),
     "custom": ("memory", "any env, any cores, over seeds"),
     "settings": ("ablation", "one setting of training changed at a time"),
+    "staleness": ("staleness", "how far stored states of replayed sequences are off"),
     "popgym": ("popgym", "a quick pass over POPGym: what can be learned at all"),
     "speed": ("training_speed", "training speed end to end, beside sb3-contrib"),
     "envs": ("env_speed", "speed of stepping the POPGym ports, beside upstream"),
@@ -239,7 +278,7 @@ def _bench(words: list[str]) -> None:
 
 _COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": _train, "eval": _eval, "inspect": _inspect, "report": _report, "resume": _resume, "envs": _envs,
-    "cores": _cores, "bench": _bench,
+    "cores": _cores, "bench": _bench, "doctor": _doctor,
 }  # fmt: skip
 
 

@@ -86,6 +86,14 @@ class EnvsArgs:
 
 
 @dataclass(frozen=True)
+class DoctorArgs:
+    """Print versions, devices and thread settings, try every scan backend for a second, and say what to do about problems.
+
+    Exit status 1 where there is a problem.
+    """
+
+
+@dataclass(frozen=True)
 class CoresArgs:
     """List the memory cells as one-layer cores: parameters and flops at equal state size, state size at equal parameters."""
 

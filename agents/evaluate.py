@@ -22,7 +22,7 @@ from mru_rl.agents.config import TrainConfig, require
 from mru_rl.agents.networks import Policy
 from mru_rl.agents.progress import Progress
 from mru_rl.agents.runs import Run
-from mru_rl.agents.trainer import load_policy, make_env
+from mru_rl.agents.trainer import check_made_by, load_policy, make_env
 from mru_rl.envs import AgentInput
 from mru_rl.envs.base import NonFiniteError
 from mru_rl.envs.scores import has_score, normalised_score
@@ -240,6 +240,7 @@ def load_agent(run: Run, rows: int, env_kwargs: dict[str, Any], seed: int) -> Ag
     config = load_config(run)
     torch.set_num_threads(config.threads)
     saved = run.checkpoint()
+    check_made_by(saved, config)
     env = make_env(config, rows, seed, **env_kwargs)
     head, policy = trainer_of(config).make_agent(config, env)
     load_policy(policy, saved["policy"])

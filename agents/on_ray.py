@@ -1,13 +1,16 @@
 """Ray, for work on more than one machine: where it comes from, and when it ends. Needs the extra `ray`.
 
 RAY_ADDRESS names the cluster to work on, as host:port of its head, or `auto` for one that `ray start` began on this
-machine; without it Ray is started here, for the length of the work. Every machine needs the same mru_rl.
+machine; without it Ray is started here, for the length of the work. Every machine needs the same mru_rl. A cluster that
+asks for a token gets it as Ray documents: RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, the same on every machine and here.
+Ray listens on all of a machine's addresses, and runs what it is sent: one that is started here asks for a random token.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -50,6 +53,8 @@ def _connect(ray: Any, processes: int) -> None:
     quiet = {"log_to_driver": False, "logging_level": "error"}
     address = os.environ.get("RAY_ADDRESS")
     if not address:
+        if "RAY_AUTH_MODE" not in os.environ:  # set for good: Ray reads it once in a process
+            os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         ray.init(address="local", num_cpus=processes, include_dashboard=False, **quiet)
         return
     try:
@@ -58,8 +63,9 @@ def _connect(ray: Any, processes: int) -> None:
     except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
-            f"RAY_ADDRESS is {address!r}, and no Ray cluster answers there ({reason}); start one with "
-            "`ray start --head`, or unset RAY_ADDRESS to work on this machine alone"
+            f"RAY_ADDRESS is {address!r}, and no Ray cluster can be joined there ({reason}); start one with "
+            "`ray start --head`, give RAY_AUTH_MODE=token and its RAY_AUTH_TOKEN where it asks for one, or unset RAY_ADDRESS "
+            "to work on this machine alone"
         ) from None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import io
 from pathlib import Path
 
 import matplotlib
@@ -10,6 +10,8 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+
+from mru_rl.agents.checkpoint import write_atomically
 
 
 def learning_curve(records: list[dict[str, float]], path: Path, title: str) -> None:
@@ -40,6 +42,6 @@ def learning_curve(records: list[dict[str, float]], path: Path, title: str) -> N
 
 def save_atomically(figure: Figure, path: Path, *, dpi: int) -> None:
     """Write a figure as a PNG, so that at any moment the old picture or the new one is there."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    figure.savefig(temporary, dpi=dpi, format="png")
-    temporary.replace(path)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=dpi, format="png")
+    write_atomically(path, picture.getvalue())

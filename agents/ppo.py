@@ -181,5 +181,6 @@ class PPOTrainer(Trainer):
         return super().state_dict() | {"minibatch_generator": self.learner.generator.get_state()}
 
     def load_state_dict(self, saved: dict[str, Any]) -> list[str]:
+        lost = super().load_state_dict(saved)
         self.learner.generator.set_state(saved["minibatch_generator"])
-        return super().load_state_dict(saved)
+        return lost

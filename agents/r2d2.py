@@ -19,6 +19,7 @@ from mru_rl.agents.returns import n_step_return
 from mru_rl.agents.rollout import Rollout
 from mru_rl.agents.sequences import ReplayCollector, SequenceCutter, epsilon_ladder
 from mru_rl.agents.trainer import Trainer, make_memory, pick_device
+from mru_rl.blocks.core import MemoryCore
 from mru_rl.blocks.state_codes import pack_state, unpack_state
 from mru_rl.envs import AgentInput
 
@@ -148,7 +149,7 @@ class R2D2Trainer(Trainer):
 
     def notes(self) -> list[str]:
         config = self.config
-        size = bytes_per_sequence(self._like())
+        size = bytes_per_sequence(self.sequence_like(config.stored_state))
         return [
             f"replay of {config.replay_sequences:,} sequences of {self.cutter.steps} steps, {size:,} bytes each: at most "
             f"{config.replay_sequences * size / 2**20:,.0f} MiB {'on disk' if config.replay_storage == 'disk' else 'of memory'}"
@@ -159,10 +160,11 @@ class R2D2Trainer(Trainer):
             )
         ]
 
-    def _like(self) -> TensorDict:
-        """A sequence [1] as replay holds them."""
+    def sequence_like(self, stored_state: str) -> TensorDict:
+        """A sequence [1] of zeros as replay holds them with states stored in that way."""
         steps, core = self.cutter.steps, self.policy.core
-        return self._packed(
+        return _packed(
+            core,
             TensorDict(
                 {
                     "observation": torch.zeros(1, steps + 1, self.env.obs_size),
@@ -174,14 +176,9 @@ class R2D2Trainer(Trainer):
                     "state": core.initial_state(1).cpu(),
                 },
                 batch_size=[1],
-            )
+            ),
+            stored_state,
         )
-
-    def _packed(self, sequences: TensorDict) -> TensorDict:
-        if self.config.stored_state == "floats":
-            return sequences
-        core = self.policy.core
-        return sequences.exclude("state").set("packed", pack_state(core, sequences["state"].to(self.device)))
 
     def _warm_up(self, rollout: Rollout) -> None:
         super()._warm_up(rollout)
@@ -190,7 +187,7 @@ class R2D2Trainer(Trainer):
 
     def _learn(self, rollout: Rollout) -> dict[str, float]:
         config = self.config
-        inserted = self._packed(self.cutter.cut(rollout.data, rollout.sound)).cpu()
+        inserted = _packed(self.policy.core, self.cutter.cut(rollout.data, rollout.sound), config.stored_state).cpu()
         self.replay.extend(inserted)
         metrics = {"replay_sequences": float(len(self.replay))}
         if len(self.replay) < config.learning_starts:
@@ -240,5 +237,12 @@ class R2D2Trainer(Trainer):
                 *lost,
                 f"replay was not saved: learning goes on after {self.config.learning_starts:,} new sequences",
             ]
-        self.replay.load_state_dict(saved["replay"], self._like())
+        self.replay.load_state_dict(saved["replay"], self.sequence_like(self.config.stored_state))
         return lost
+
+
+def _packed(core: MemoryCore, sequences: TensorDict, stored_state: str) -> TensorDict:
+    """Sequences with their states stored as floats or with a BMRU's units as signs."""
+    if stored_state == "floats":
+        return sequences
+    return sequences.exclude("state").set("packed", pack_state(core, sequences["state"]))

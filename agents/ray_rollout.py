@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import sys
 import warnings
 from functools import partial
 from typing import Any
@@ -62,10 +63,10 @@ class RayCollectors(RolloutSource):
         weights = self._ray.put({name: tensor.cpu() for name, tensor in self.policy.state_dict().items()})
         asked = [actor.segment.remote(weights) for actor in self._collectors.remote_collectors]
         parts = [self._wait(place, reference, weights) for place, reference in enumerate(asked)]
-        data, start_state = (torch.cat(column).to(self.device) for column in zip(*parts, strict=True))
-        rollout = Rollout(data, start_state)
+        data = torch.cat([part.data for part in parts]).to(self.device)
+        rollout = Rollout(data, torch.cat([part.start_state for part in parts]).to(self.device))
         rollout.require_finite(self.env.id)
-        self.log.count_segment(data["next", "reward"], data["next", "done"])
+        self.log.count_segment(rollout.data["next", "reward"], rollout.data["next", "done"])
         return rollout
 
     def _open(self) -> Any:
@@ -73,6 +74,12 @@ class RayCollectors(RolloutSource):
             warnings.simplefilter("ignore", DeprecationWarning)
             from torchrl.collectors.distributed import RayCollector
 
+        free = int(self._ray.available_resources().get("CPU", 0))
+        if free < self.num_collectors:
+            print(
+                f"mru-rl: waiting for {self.num_collectors} CPUs of the Ray cluster, {free} are free now",
+                file=sys.stderr,
+            )
         places = range(self.num_collectors)
         make = partial(
             RayCollector, [self._make_env(place) for place in places], self._policy(), collector_class=SegmentCollector,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import mru_rl
-from mru_rl.agents.checkpoint import newest_checkpoint, write_atomically
+from mru_rl.agents.checkpoint import delete_leftovers, newest_checkpoint, write_atomically
 from mru_rl.agents.config import TrainConfig, to_json
 
 
@@ -31,14 +31,15 @@ class Run:
         cls.check_free(path)
         run = cls(path)
         run.checkpoints.mkdir(parents=True, exist_ok=True)
+        delete_leftovers(path)
         write_json(path / "provenance.json", provenance(device) | {"seed": config.seed})
         write_json(path / "config.json", {"algorithm": algorithm, **to_json(config)})
         return run
 
     @staticmethod
     def check_free(path: Path) -> None:
-        """Raises ValueError where a directory cannot be used for a new run."""
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        """Raises ValueError where a directory cannot be used for a new run; what a start that was killed left can."""
+        if path.exists() and not (path.is_dir() and _is_unborn(path)):
             raise ValueError(
                 f"run directory {path} exists; continue it with `mru-rl resume {path}`, or give another --run-dir"
             )
@@ -77,6 +78,13 @@ class Run:
         write_atomically(self.metrics_file, "".join(kept).encode())
 
 
+def _is_unborn(path: Path) -> bool:
+    """Whether a directory is empty, or holds no more than a run that was killed before its config was written."""
+    checkpoints = path / "checkpoints"
+    ours = {path / "provenance.json", checkpoints, *path.glob(".*.json.*.tmp")}
+    return set(path.iterdir()) <= ours and not (checkpoints.is_dir() and any(checkpoints.iterdir()))
+
+
 def provenance(device: str) -> dict[str, Any]:
     """What made a result: command, commit, versions, machine."""
     packages = ("torch", "torchrl", "tensordict", "gymnasium", "popgym", "numpy")
@@ -91,7 +99,7 @@ def provenance(device: str) -> dict[str, Any]:
 
 def machine(device: str) -> dict[str, Any]:
     """What this process runs on."""
-    return {"cpu": _cpu(), "cores": os.cpu_count(), "system": platform.system(), "device": device}
+    return {"cpu": cpu_name(), "cores": os.cpu_count(), "system": platform.system(), "device": device}
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
@@ -111,7 +119,8 @@ def _commit() -> str | None:
     return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
 
 
-def _cpu() -> str:
+def cpu_name() -> str:
+    """The processor, as the system names it."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         for line in cpuinfo.read_text().splitlines():

@@ -6,11 +6,18 @@ import contextlib
 import dataclasses
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
 from mru_rl.agents.algorithms import algorithm_of, make_trainer
-from mru_rl.agents.checkpoint import checkpoint_path, keep_newest, list_checkpoints, save_checkpoint
+from mru_rl.agents.checkpoint import (
+    checkpoint_path,
+    delete_leftovers,
+    keep_newest,
+    list_checkpoints,
+    save_checkpoint,
+)
 from mru_rl.agents.config import TrainConfig
 from mru_rl.agents.plots import learning_curve
 from mru_rl.agents.progress import Progress
@@ -46,6 +53,7 @@ def resume(run: Run, config: TrainConfig) -> tuple[Trainer, list[str]]:
     saved = (
         run.checkpoint() if has_checkpoint else None
     )  # read before anything is built: a damaged file is said at once
+    delete_leftovers(run.path)
     trainer = make_trainer(config)
     if saved is None:
         run.drop_metrics_after(-1)
@@ -55,24 +63,32 @@ def resume(run: Run, config: TrainConfig) -> tuple[Trainer, list[str]]:
     return trainer, lost
 
 
-def run_to_end(run: Run, trainer: Trainer) -> None:
-    """Train until the config's steps are reached, recording metrics and writing checkpoints; then draw the curve."""
+def run_to_end(run: Run, trainer: Trainer, asked_to_end: Callable[[], bool] = lambda: False) -> None:
+    """Train until the config's steps are reached, recording metrics and writing checkpoints; then draw the curve.
+
+    asked_to_end: asked after every update; True ends the run there, with its record and a checkpoint and no curve. The
+    env and its processes are closed however this ends.
+    """
     config = trainer.config
-    writer = _tensorboard(run, trainer)
     label = f"{config.env} {config.core}"
-    with (
-        contextlib.closing(trainer.collector),
-        Progress(label, config.steps) as progress,
-        run.metrics_file.open("a") as metrics_file,
-    ):
+    with contextlib.ExitStack() as stack:
+        stack.callback(lambda: trainer.env.close())  # a curriculum changes the env
+        stack.callback(trainer.collector.close)
+        writer = _tensorboard(run, trainer)
+        if writer is not None:
+            stack.callback(writer.close)
+        progress = stack.enter_context(Progress(label, config.steps))
+        metrics_file = stack.enter_context(run.metrics_file.open("a"))
         saved_at = recorded_at = time.monotonic()
         recorded_steps = trainer.steps
         if trainer.steps == 0:
             _save(run, trainer)
-        while trainer.steps < config.steps:
+        ending = asked_to_end()
+        while trainer.steps < config.steps and not ending:
             metrics, rollout = _update(run, trainer)
             now = time.monotonic()
-            finished = trainer.steps >= config.steps
+            ending = asked_to_end()
+            finished = ending or trainer.steps >= config.steps
             if now - recorded_at >= _LOG_SECONDS or finished:
                 rate = (trainer.steps - recorded_steps) / (now - recorded_at)
                 record = trainer.record(metrics, rollout, rate)
@@ -83,9 +99,9 @@ def run_to_end(run: Run, trainer: Trainer) -> None:
                 metrics_file.flush()
                 _save(run, trainer)
                 saved_at = time.monotonic()
-    if writer is not None:
-        writer.close()
-    learning_curve(run.metrics(), run.path / "learning_curve.png", f"{config.env}, {config.core}, seed {config.seed}")
+    if trainer.steps >= config.steps:
+        title = f"{config.env}, {config.core}, seed {config.seed}"
+        learning_curve(run.metrics(), run.path / "learning_curve.png", title)
 
 
 def _update(run: Run, trainer: Trainer) -> tuple[dict[str, float], Rollout]:
@@ -100,8 +116,9 @@ def _update(run: Run, trainer: Trainer) -> tuple[dict[str, float], Rollout]:
 
 
 def _save(run: Run, trainer: Trainer) -> None:
-    save_checkpoint(checkpoint_path(run.checkpoints, trainer.steps), trainer.state_dict())
-    keep_newest(run.checkpoints, 3)
+    path = checkpoint_path(run.checkpoints, trainer.steps)
+    save_checkpoint(path, trainer.state_dict())
+    keep_newest(run.checkpoints, 3, last=path)
 
 
 def _write(record: dict[str, float], metrics_file: TextIO, writer: Any) -> None:

@@ -12,6 +12,7 @@ import torch
 
 import mru_rl.envs
 from mru_rl.agents.actions import ActionHead
+from mru_rl.agents.algorithms import algorithm_of
 from mru_rl.agents.config import TrainConfig, require
 from mru_rl.agents.curriculum import MASTERED, at_level, split_curriculum
 from mru_rl.agents.guards import Guard, require_finite_parameters
@@ -210,6 +211,7 @@ class Trainer(ABC):
     def state_dict(self) -> dict[str, Any]:
         """Everything the run needs to go on."""
         return {
+            "made_by": made_by(self.config),
             "steps": self.steps,
             "updates": self.updates,
             "seconds": self.seconds,
@@ -222,7 +224,11 @@ class Trainer(ABC):
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> list[str]:
-        """Go on from a checkpoint. Returns what could not be restored, in words; empty where the run goes on to the bit."""
+        """Go on from a checkpoint. Returns what could not be restored, in words; empty where the run goes on to the bit.
+
+        Raises ValueError naming both sides where another algorithm, env or core made it.
+        """
+        check_made_by(saved, self.config)
         self.steps, self.updates, self.seconds = saved["steps"], saved["updates"], saved["seconds"]
         self.warmed_up = saved["warmed_up"]
         if saved["level"] != self.level:
@@ -235,6 +241,22 @@ class Trainer(ABC):
         if self.collector.load_state_dict(saved["collector"]):
             return []
         return [f"{self.collector.name} cannot save its state: all envs start fresh episodes"]
+
+
+def made_by(config: TrainConfig) -> dict[str, str]:
+    """What must be the same where a checkpoint is written and where it is read."""
+    return {"algorithm": algorithm_of(config), "env": config.env, "core": config.core}
+
+
+def check_made_by(saved: dict[str, Any], config: TrainConfig) -> None:
+    """Raises ValueError naming both sides where a checkpoint is of another algorithm, env or core than the config."""
+    for name, here in made_by(config).items():
+        there = saved.get("made_by", {}).get(name, here)  # early checkpoints do not say
+        require(
+            there == here,
+            f"the checkpoint was made with {name} {there!r}, config.json names {name} {here!r}; put back the config.json it "
+            "was saved with",
+        )
 
 
 def load_policy(policy: torch.nn.Module, saved: dict[str, torch.Tensor]) -> None:

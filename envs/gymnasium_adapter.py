@@ -114,6 +114,10 @@ class GymnasiumSingleEnv(gymnasium.Env):
     def __init__(self, env_id: str, *, seed: int | None = None, render_mode: str | None = None, **options: Any) -> None:
         if render_mode is not None:
             raise ValueError(f"{env_id} draws no pictures, got render_mode={render_mode!r}; leave it out")
+        if "frameskip" in options:  # torchrl's GymEnv tries it on every id and leaves it out after this very answer
+            raise TypeError(
+                f"{env_id} got an unexpected keyword argument 'frameskip'; it shows every step: leave it out"
+            )
         self.env = make(env_id, 1, seed=0 if seed is None else seed, **options)
         self.observation_space, self.action_space = self.env.observation_space, self.env.action_space
         self._seeded = seed is not None

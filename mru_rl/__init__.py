@@ -20,16 +20,20 @@ if TYPE_CHECKING:
     from mru_rl.cells.mru import MRU
     from mru_rl.cells.registry import list_cells, register_cell
     from mru_rl.scan.dispatch import linear_scan
+    from mru_rl.torchrl.memory_module import MemoryModule
 
 _HOME = {
     "MRU": "mru_rl.cells.mru",
     "MemoryCore": "mru_rl.blocks.core",
+    "MemoryModule": "mru_rl.torchrl.memory_module",
     "linear_scan": "mru_rl.scan.dispatch",
     "list_cells": "mru_rl.cells.registry",
     "make_core": "mru_rl.blocks.core",
     "register_cell": "mru_rl.cells.registry",
 }
-__all__ = ["MRU", "MemoryCore", "__version__", "linear_scan", "list_cells", "make_core", "register_cell"]
+__all__ = [
+    "MRU", "MemoryCore", "MemoryModule", "__version__", "linear_scan", "list_cells", "make_core", "register_cell",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

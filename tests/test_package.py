@@ -37,6 +37,7 @@ def test_every_package_on_disk_is_packaged():
         ("mru_rl/scan", ["cells", "blocks", "torchrl", "envs", "agents"]),
         ("mru_rl/cells", ["blocks", "torchrl", "envs", "agents"]),
         ("mru_rl/blocks", ["torchrl", "envs", "agents"]),
+        ("mru_rl/torchrl", ["envs", "agents"]),
         ("envs", ["scan", "cells", "blocks", "torchrl", "agents"]),
     ],
 )

@@ -14,6 +14,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
+from importlib import metadata
 
 import torch
 
@@ -105,6 +106,7 @@ def main(words: list[str], name: str = "collectors") -> None:
         made = provenance("cpu") | {
             "threads": 1, "segments_per_measurement": args.segments, "rounds": ROUNDS, "load_average": os.getloadavg()[0],
         }  # fmt: skip
+        made["versions"]["ray"] = metadata.version("ray")
         write_json(args.out / "collectors.json", {"steps_per_second": speeds} | made)
         machine = made["machine"]
         foot = (

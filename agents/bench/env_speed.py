@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from mru_rl.agents.bench.options import Parser
+from mru_rl.agents.checkpoint import write_atomically
 from mru_rl.agents.runs import provenance, write_json
 from mru_rl.envs import list_ids, list_upstream_ids, make
 from mru_rl.envs.reference_players import random_actions
@@ -158,4 +159,4 @@ def main(words: list[str], name: str = "envs") -> None:
         made = provenance("cpu") | {"threads": 1, "seconds_per_measurement": args.seconds, "rounds": ROUNDS}
         write_json(args.out / "env_speed.json", {"steps_per_second": speeds} | made)
         foot = f"\n`{made['command']}`, commit {made['commit']}, {made['machine']['cpu']}, one thread, versions {made['versions']}\n"
-        (args.out / "env_speed.md").write_text(table(speeds) + foot)
+        write_atomically(args.out / "env_speed.md", (table(speeds) + foot).encode())

@@ -30,6 +30,7 @@ from mru_rl.agents.curriculum import at_level
 from mru_rl.agents.progress import duration
 from mru_rl.agents.report.tables import write_tables
 from mru_rl.agents.runs import provenance, write_json
+from mru_rl.agents.signals import Interrupted
 from mru_rl.blocks.budget import count_parameters, state_size_for_parameters
 from mru_rl.blocks.core import make_core
 from mru_rl.envs import AgentInput, make
@@ -77,7 +78,8 @@ class Benchmark:
     state_size: int = 64
     equal: str = "state"
     settings: Mapping[str, Any] | None = None
-    """fields of PPOConfig for every job, before those of a trial"""
+    """fields of the algorithm's config for every job, before those of a trial"""
+    algorithm: str = "ppo"
 
 
 def trials_for(horizon: int) -> list[tuple[str, dict[str, Any]]]:
@@ -177,7 +179,7 @@ def _job(
     size = {"hidden_size": benchmark.hidden_size, "state_size": _state_size(benchmark, core, variant)}
     return Job(
         phase, core, variant.env, variant.env_kwargs, variant.x, seed, variant.steps, name,
-        {**size, **(benchmark.settings or {}), **settings}, points, core,
+        {**size, **(benchmark.settings or {}), **settings}, points, core, benchmark.algorithm,
     )  # fmt: skip
 
 
@@ -196,10 +198,13 @@ def _state_size(benchmark: Benchmark, core: str, variant: Variant) -> int:
 
 
 class Store:
-    """The finished jobs of a folder: results.jsonl, read at the start, a line added as soon as a job is done."""
+    """The finished jobs of a folder: results.jsonl, read at the start, a line added as soon as a job is done.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.file = folder, folder / "results.jsonl"
+    work: what is done with a job where it is not `run_job`; called with the job and folder=..., in a process of its own.
+    """
+
+    def __init__(self, folder: Path, work: Callable[..., dict[str, Any]] | None = None) -> None:
+        self.folder, self.file, self.work = folder, folder / "results.jsonl", work
         self.results = read_results(self.file)
 
     def of(self, jobs: Sequence[Job]) -> list[dict[str, Any]]:
@@ -219,7 +224,7 @@ class Store:
         missing = [job for job in jobs if job.key not in finished]
         kept, errors, started = len(jobs) - len(missing), [], time.monotonic()
         do, run = ENGINES[engine]
-        work = partial(run, folder=self.folder.resolve())
+        work = partial(self.work or run, folder=self.folder.resolve())
         (self.folder / RUNNING).mkdir(exist_ok=True)
         for done, (job, result, error) in enumerate(do(missing, work, workers, tick), start=1):
             head = f"[{kept + done} of {len(jobs)}] {job.label}: "
@@ -248,7 +253,10 @@ class Store:
 
 
 def run_shown(store: Store, jobs: Sequence[Job], workers: int, engine: str = "processes") -> list[str]:
-    """Store.run with a live table of the rows in a terminal and a line per finished job on stderr everywhere."""
+    """Store.run with a live table of the rows in a terminal and a line per finished job on stderr everywhere.
+
+    Raises Interrupted, saying how to go on, where a signal asked for the end; the workers are ended first.
+    """
     console = Console(stderr=True)
     with Live(console=console, transient=True, refresh_per_second=2) as live:
 
@@ -256,7 +264,13 @@ def run_shown(store: Store, jobs: Sequence[Job], workers: int, engine: str = "pr
             if console.is_terminal:
                 live.update(_table(store, jobs, running))
 
-        return store.run(jobs, workers, tick, lambda line: console.print(line, highlight=False, soft_wrap=True), engine)
+        try:
+            return store.run(
+                jobs, workers, tick, lambda line: console.print(line, highlight=False, soft_wrap=True), engine
+            )
+        except Interrupted as asked:
+            kept = f"stopped with {len(store.results)} finished runs in {store.folder}; the same command goes on"
+            raise Interrupted(asked.signum, kept) from None
 
 
 def _table(store: Store, jobs: Sequence[Job], running: Sequence[Job]) -> Table:
@@ -306,7 +320,7 @@ def header(benchmark: Benchmark, command: str) -> dict[str, Any]:
     """What benchmark.json says of a benchmark."""
     return {
         "benchmark": benchmark.name, "title": benchmark.title, "question": benchmark.question, "command": command,
-        "preset": benchmark.preset, "cores": list(benchmark.cores), "seeds": list(range(benchmark.seeds)),
+        "preset": benchmark.preset, "algorithm": benchmark.algorithm, "cores": list(benchmark.cores), "seeds": list(range(benchmark.seeds)),
         "equal": benchmark.equal, "measure": benchmark.measure, "axis": benchmark.axis, "chance": benchmark.chance,
         "search": {"trials": benchmark.trials, "seeds": [SEARCH_SEED + i for i in range(benchmark.search_seeds)]},
     }  # fmt: skip

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from mru_rl.agents import train
-from mru_rl.agents.config import PPOConfig
+from mru_rl.agents.algorithms import ALGORITHMS
+from mru_rl.agents.config import TrainConfig
 from mru_rl.agents.evaluate import evaluate_run, load_config
 from mru_rl.agents.inspection.inspect_run import inspect_run
 from mru_rl.agents.runs import Run, machine
@@ -51,22 +52,26 @@ class Job:
     steps: int
     setting_name: str
     settings: dict[str, Any]
-    """fields of PPOConfig that differ from its defaults"""
+    """fields of the algorithm's config that differ from its defaults"""
     points: tuple[Point, ...]
     row: str
     """the line of the tables it belongs to: mostly the core"""
+    algorithm: str = "ppo"
 
     @property
     def key(self) -> str:
-        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        content = dataclasses.asdict(self)
+        if self.algorithm == "ppo":
+            del content["algorithm"]  # results from before there were others keep their names
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def label(self) -> str:
         return f"{self.row} {self.phase} {self.setting_name} x={self.x:g} seed {self.seed}"
 
-    def config(self, run_dir: Path) -> PPOConfig:
+    def config(self, run_dir: Path) -> TrainConfig:
         """What the run is trained with."""
-        return PPOConfig(
+        return ALGORITHMS[self.algorithm][0](
             env=self.env, env_kwargs=self.env_kwargs, core=self.core, seed=self.seed, steps=self.steps,
             run_dir=run_dir, device="cpu", tensorboard=False, **self.settings,
         )  # fmt: skip

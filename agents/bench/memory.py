@@ -24,11 +24,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mru_rl.agents.algorithms import ALGORITHMS
 from mru_rl.agents.bench.grid import Benchmark, Variant, report_errors, run_benchmark
 from mru_rl.agents.bench.jobs import Point
 from mru_rl.agents.bench.options import Parser
 from mru_rl.agents.cli_args import read_pairs
-from mru_rl.agents.config import PPOConfig, require
+from mru_rl.agents.config import require
 from mru_rl.agents.evaluate import episodes_for
 from mru_rl.blocks.hybrid import parse_spec
 
@@ -176,28 +177,37 @@ def main(words: list[str], name: str) -> None:
         benchmark = BENCHMARKS[name](args.preset)
     require(args.seeds is None or args.seeds >= 1, f"--seeds must be at least 1, got {args.seeds}")
     require(args.workers >= 1, f"--workers must be at least 1, got {args.workers}")
-    settings = {**(benchmark.settings or {}), **_settings(args.settings)}
-    changes: dict[str, Any] = {"equal": args.equal, "settings": settings}
+    settings = _settings(args.settings, args.algorithm)
+    if args.algorithm == "ppo":
+        settings = {**(benchmark.settings or {}), **settings}  # what a benchmark sets suits PPO
+    changes: dict[str, Any] = {"equal": args.equal, "settings": settings, "algorithm": args.algorithm}
     changes |= {k: v for k in ("seeds", "trials") if (v := getattr(args, k)) is not None}
     if args.cores:
         for core in args.cores:
             parse_spec(core)
         changes["cores"] = tuple(args.cores)
     benchmark = dataclasses.replace(benchmark, **changes)
+    require(
+        args.algorithm == "ppo" or benchmark.trials == 1,
+        f"the search is over settings of ppo, such as its entropy bonus, got --algorithm {args.algorithm} with "
+        f"{benchmark.trials} trials; add --trials 1 and give settings with --settings",
+    )
     folder = args.out or Path("runs") / f"bench-{name}-{args.preset}"
     command = " ".join(["mru-rl bench", name, *words])
     errors = run_benchmark(benchmark, folder, args.workers, command, args.engine)
     report_errors(errors)
 
 
-def _settings(words: list[str]) -> dict[str, Any]:
-    """Fields of PPOConfig typed as name=value. Raises ValueError for a name that is none."""
+def _settings(words: list[str], algorithm: str) -> dict[str, Any]:
+    """Fields of the algorithm's config typed as name=value. Raises ValueError for a name that is none."""
     settings = read_pairs(words)
-    known = [field.name for field in dataclasses.fields(PPOConfig)]
+    known = [field.name for field in dataclasses.fields(ALGORITHMS[algorithm][0])]
     for name in settings:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
-        require(name in known, f"the training config has no setting {name!r}; {hint}see mru-rl train ppo --help")
+        require(
+            name in known, f"the training config has no setting {name!r}; {hint}see mru-rl train {algorithm} --help"
+        )
     require(
         settings.get("collector") != "ray",
         "a job of a grid has one thread and collects by itself; leave collector=ray out, and spread the jobs with --engine ray",
@@ -210,6 +220,7 @@ def _parser(name: str) -> Parser:
     parser.add_argument("--preset", choices=list(PRESETS), default="smoke", help="size of the grid (default smoke)")
     parser.add_argument("--cores", nargs="+", metavar="SPEC", help="default: from the preset")
     parser.add_argument("--seeds", type=int, help="reported seeds, 0 and up; default: from the preset")
+    parser.add_argument("--algorithm", choices=list(ALGORITHMS), default="ppo", help="what learns (default ppo)")
     parser.add_argument("--trials", type=int, choices=(1, 2, 3, 4, 5), help="settings searched per core; 1: no search")
     parser.add_argument("--equal", choices=("state", "parameters"), default="state", help="what all cores have alike")
     parser.add_workers()

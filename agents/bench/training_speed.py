@@ -3,8 +3,8 @@
     mru-rl bench speed [--threads N] [--out DIR]
 
 Common configuration: RepeatFirstEasy, 64 envs x 128 steps, 4 epochs x 4 minibatches, width and state 64. Ours is one
-layer of BMRU; theirs is MlpLstmPolicy on upstream popgym, as shipped (separate LSTMs for actor and critic) and with
-one shared LSTM. Env stepping, acting and learning are all inside the time. Needs the extra `bench`.
+layer of BMRU, and R2D2 from the same rollouts, each sequence replayed 4 times on average; theirs is MlpLstmPolicy on
+upstream popgym, as shipped (separate LSTMs for actor and critic) and with one shared LSTM. Env stepping, acting and learning are all inside the time. Needs the extra `bench`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import torch
 from mru_rl.agents.bench.options import Parser
 from mru_rl.agents.config import PPOConfig
 from mru_rl.agents.ppo import PPOTrainer
+from mru_rl.agents.r2d2 import R2D2Trainer
+from mru_rl.agents.r2d2_config import R2D2Config
 from mru_rl.agents.runs import provenance, write_json
 
 ENVS, SEGMENT, EPOCHS, MINIBATCHES, WIDTH = 64, 128, 4, 4, 64
@@ -30,6 +32,17 @@ def ours(core: str, threads: int) -> Callable[[], Any]:
         PPOConfig(
             core=core, num_envs=ENVS, segment=SEGMENT, epochs=EPOCHS, minibatches=MINIBATCHES, hidden_size=WIDTH,
             threads=threads, warm_up=False, steps=10**9,
+        )
+    )  # fmt: skip
+    return trainer.update
+
+
+def ours_r2d2(core: str, threads: int) -> Callable[[], Any]:
+    """One round of acting and gradient steps of R2D2 with its defaults, ready to be timed."""
+    trainer = R2D2Trainer(
+        R2D2Config(
+            core=core, num_envs=ENVS, segment=SEGMENT, hidden_size=WIDTH, learning_starts=1, threads=threads,
+            warm_up=False, steps=10**9,
         )
     )  # fmt: skip
     return trainer.update
@@ -76,6 +89,8 @@ def main(words: list[str], name: str = "speed") -> None:
         "mru_rl bmru": (lambda: ours("bmru", args.threads), 10),
         "mru_rl bmru+mingru": (lambda: ours("bmru+mingru", args.threads), 10),
         "mru_rl gru": (lambda: ours("gru", args.threads), 5),
+        "mru_rl r2d2 bmru": (lambda: ours_r2d2("bmru", args.threads), 10),
+        "mru_rl r2d2 gru": (lambda: ours_r2d2("gru", args.threads), 5),
         "sb3-contrib RecurrentPPO, as shipped": (lambda: sb3(shared=False), 3),
         "sb3-contrib RecurrentPPO, one shared LSTM": (lambda: sb3(shared=True), 3),
     }

@@ -49,9 +49,11 @@ class _Worker:
         return Outcome(self.job, result, error)
 
     def stop(self) -> None:
+        self.pipe.close()
+        if self.job is None:  # an idle worker reads the end of the pipe, leaves, and clears up behind it
+            self.process.join(timeout=10)
         self.process.kill()
         self.process.join()
-        self.pipe.close()
 
 
 def do_all(

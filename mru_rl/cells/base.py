@@ -87,9 +87,10 @@ class Cell(nn.Module, ABC):
             self._check(x, state, is_init, None, steps=False)
 
     def _check(self, x: Tensor, state: Tensor, is_init: Tensor, restart: Tensor | None, *, steps: bool) -> None:
+        parameter = next(self.parameters(), x)  # torchrl's losses swap in weights that are no parameters
         check_call(
             "cell", self.name, x, state, is_init, restart, steps=steps, input_size=self.input_size,
-            state_shape=(self.state_size,), parameter=next(self.parameters()),
+            state_shape=(self.state_size,), parameter=parameter,
         )  # fmt: skip
 
     def advance(self, x: Tensor, state: Tensor, is_init: Tensor) -> Tensor:

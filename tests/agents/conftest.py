@@ -86,12 +86,12 @@ def bench_job():
 
 @pytest.fixture(scope="session")
 def ray_here():
-    """Ray with two processes on this machine, for the tests of one pytest process; its files go when it ends."""
+    """Ray with room for four processes on this machine, for the tests of one pytest process; its files go when it ends."""
     ray = import_ray()
     files = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # a short path: Ray's sockets lie in it
     ray.init(
         address="local",
-        num_cpus=2,
+        num_cpus=4,
         include_dashboard=False,
         log_to_driver=False,
         logging_level="error",

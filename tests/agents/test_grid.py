@@ -231,3 +231,19 @@ def test_a_job_taken_up_in_the_middle_of_evaluation_is_not_trained_again(tiny, t
     first = run_job(job, tmp_path)
     monkeypatch.setattr("mru_rl.agents.train.Trainer.update", lambda self: pytest.fail("trained again"))
     assert run_job(job, tmp_path)["evaluations"] == first["evaluations"]
+
+
+def test_a_grid_of_r2d2_runs_and_a_search_over_settings_of_ppo_is_refused(tmp_path, capsys):
+    words = ["bench", "custom", "--algorithm", "r2d2", "--env", "mru_rl/TMaze-v0", "--env-kwargs", "length=5", "--cores", "bmru",
+             "--seeds", "1", "--steps", "3000", "--episodes", "64", "--workers", "1", "--settings", "hidden_size=16"]  # fmt: skip
+    main([*words, "--out", str(tmp_path / "r2d2")])
+    (line,) = [json.loads(text) for text in (tmp_path / "r2d2" / "results.jsonl").read_text().splitlines()]
+    assert line["settings"]["hidden_size"] == 16
+    assert line["evaluations"][0]["episodes"] == 64
+    assert json.loads((tmp_path / "r2d2" / "benchmark.json").read_text())["algorithm"] == "r2d2"
+    with pytest.raises(SystemExit):
+        main([*words, "--trials", "3", "--out", str(tmp_path / "other")])
+    assert "add --trials 1" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*words, "entropy=0.1", "--out", str(tmp_path / "other")])
+    assert "no setting 'entropy'" in capsys.readouterr().err

@@ -10,21 +10,54 @@ import pytest
 
 from mru_rl.agents.cli import main
 
-WITHOUT_RAY = """
-import sys
-sys.modules["ray"] = None  # as if it were not installed
-from mru_rl.agents.cli import main
-main(sys.argv[1:])
-"""
+GRID = ["bench", "custom", "--env", "mru_rl/TMaze-v0", "--cores", "bmru", "--engine", "ray"]
 
 
-@pytest.mark.parametrize("words", [["bench", "custom", "--env", "mru_rl/TMaze-v0", "--engine", "ray"]])
-def test_without_ray_it_is_said_how_to_install_it(words, tmp_path):
-    run = subprocess.run(
-        [sys.executable, "-c", WITHOUT_RAY, *words], capture_output=True, text=True, check=False, cwd=tmp_path
+@pytest.fixture
+def fails(capsys):
+    """Run a command that must end with exit status 2 and one line on stderr; returns the line."""
+
+    def check(*words: str) -> str:
+        with pytest.raises(SystemExit) as stop:
+            main(list(words))
+        err = capsys.readouterr().err
+        assert stop.value.code == 2
+        assert err.count("\n") == 1
+        return err
+
+    return check
+
+
+@pytest.mark.parametrize("words", [GRID, ["train", "ppo", "--collector", "ray"], ["bench", "collectors"]])
+def test_without_ray_it_is_said_how_to_install_it(words, fails, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
+    monkeypatch.chdir(tmp_path)
+    assert fails(*words) == (
+        "mru-rl: error: Ray is not installed; run `pip install 'mru_rl[ray]'`, or work without it\n"
     )
-    assert run.returncode == 2
-    assert run.stderr == "mru-rl: error: Ray is not installed; run `pip install 'mru_rl[ray]'`, or work without it\n"
+    assert not list(tmp_path.rglob("config.json")), "a run was begun"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "--num-collectors", "2"], "only --collector ray has several collectors, got --num-collectors 2"),
+        (
+            ["train", "--collector", "torchrl", "--num-collectors", "2"],
+            "and --collector torchrl; leave one of the two out",
+        ),
+        (["train", "--collector", "ray", "--num-collectors", "0"], "--num-collectors must be at least 1, got 0"),
+        (["train", "--collector", "ray", "--num-collectors", "6"], "64 envs and 6 collectors: try --num-collectors 2"),
+        (["train", "--collector", "cluster"], "invalid choice"),
+        (["bench", "collectors", "--collectors", "3"], "64 envs can be shared by evenly, as in 1 2 4, got 3"),
+        (["bench", "collectors", "--segments", "0"], "--segments must be at least 1, got 0"),
+        ([*GRID, "--settings", "collector=ray"], "leave collector=ray out, and spread the jobs with --engine ray"),
+        (["bench", "popgym", "--engine", "clouds"], "invalid choice: 'clouds'"),
+    ],
+)
+def test_bad_options_give_one_line(words, message, fails, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert message in fails(*words)
 
 
 def test_an_address_where_nothing_answers_is_named():
@@ -32,15 +65,13 @@ def test_an_address_where_nothing_answers_is_named():
     env = {**os.environ, "RAY_ADDRESS": "127.0.0.1:1"}
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, env=env)
     assert (
-        "RAY_ADDRESS is '127.0.0.1:1', and no Ray cluster answers there ([Errno 111] Connection refused)" in run.stderr
+        "RAY_ADDRESS is '127.0.0.1:1', and no Ray cluster can be joined there ([Errno 111] Connection refused)"
+        in run.stderr
     )
 
 
-def test_more_processes_than_the_cluster_has_cpus_are_refused(ray_here, tmp_path, capsys):
-    words = ["bench", "custom", "--env", "mru_rl/TMaze-v0", "--engine", "ray", "--workers", "3", "--seeds", "3"]
-    with pytest.raises(SystemExit):
-        main([*words, "--out", str(tmp_path)])
-    said = capsys.readouterr().err
-    assert (
-        said == "mru-rl: error: the Ray cluster has 2 CPUs, 3 processes need one each; ask for fewer or add machines\n"
-    )
+def test_more_processes_than_the_cluster_has_cpus_are_refused(ray_here, fails, tmp_path):
+    said = "mru-rl: error: the Ray cluster has 4 CPUs, {} processes need one each; ask for fewer or add machines\n"
+    assert fails(*GRID, "--workers", "5", "--seeds", "5", "--out", str(tmp_path)) == said.format(5)
+    words = ["--collector", "ray", "--num-collectors", "8", "--run-dir", str(tmp_path / "run")]
+    assert fails("train", *words) == said.format(8)

@@ -240,6 +240,17 @@ def test_multidiscrete_actions_and_gymnasium_ids_train(small):
         assert evaluate_run(run, episodes=8, env_kwargs={}, seed=1, sample=False)["episodes"] == 8
 
 
+def test_a_new_level_of_a_curriculum_begins_new_episodes_and_sequences_do_not_reach_back(small):
+    trainer = make_trainer(small(env="mru_rl/TMaze-v0", env_kwargs={"length": "10..40"}, warm_up=False))
+    for _ in range(3):
+        trainer.update()
+    trainer._set_level(40)
+    sequences = trainer.cutter.cut(trainer.collector.collect(16).data)
+    lived = sequences["valid"].sum(1)
+    assert len(sequences) > 0
+    assert (lived <= 16).all(), "steps of the old corridor are not in them"
+
+
 def test_lengths_follow_the_task_and_what_is_given_stays():
     whole, why = R2D2Config().follow_task(horizon=51, credit_horizon=0, open_loop=True)
     assert (whole.sequence, whole.burn_in, whole.overlap, whole.n_step, whole.epsilon) == (51, 0, 0, 1, 0.4)

@@ -1,4 +1,4 @@
-"""A gymnasium env that misbehaves as it is told, also in a worker process."""
+"""What the tests of faults share: a run to compare with, an env that misbehaves, a check of what errors say."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sys
 import time
 import traceback
 from pathlib import Path
+from typing import Any
 
 import cloudpickle
 import gymnasium
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 
 import mru_rl
+from mru_rl.agents.faults.runs import Task, unbroken
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # worker processes cannot import a conftest
 
@@ -128,3 +130,17 @@ def _documented(*errors: type[Exception]):
 def documented():
     """A block that ends well, or in one of these errors, raised in our own code and saying what to do."""
     return _documented
+
+
+@pytest.fixture(scope="session")
+def task_and_end(tmp_path_factory: pytest.TempPathFactory):
+    """A small run of an algorithm, and what it comes to when nothing happens to it."""
+    known: dict[str, tuple[Task, dict[str, Any]]] = {}
+
+    def get(algorithm: str) -> tuple[Task, dict[str, Any]]:
+        if algorithm not in known:
+            task = Task(algorithm)
+            known[algorithm] = task, unbroken(task, tmp_path_factory.mktemp(algorithm) / "unbroken")
+        return known[algorithm]
+
+    return get

@@ -1,0 +1,81 @@
+"""SIGINT and SIGTERM: whether they cut the work short or wait for its next safe place, and the exit status they give."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+ENDING = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked this process to end. The message says what is kept and how to go on; it may be empty."""
+
+    def __init__(self, signum: int, message: str = "") -> None:
+        super().__init__(message)
+        self.signum = signum
+
+
+class Request:
+    """Whether a signal asked for the end: the request is true once one has, and `signum` is which."""
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.signum is not None
+
+
+@contextlib.contextmanager
+def raising() -> Iterator[None]:
+    """Inside, the first SIGINT or SIGTERM raises Interrupted, so that what is open is closed on the way out.
+
+    The second one ends the process at once, as the system does it, also out of a call that does not return.
+    """
+
+    def cut_short(signum: int, frame: Any) -> None:
+        _restore_system()
+        raise Interrupted(signum)
+
+    with _handled_by(cut_short):
+        yield
+
+
+@contextlib.contextmanager
+def waiting() -> Iterator[Request]:
+    """Inside, the first SIGINT or SIGTERM is noted in the request this gives; the second ends the process at once."""
+    request = Request()
+
+    def note(signum: int, frame: Any) -> None:
+        _restore_system()
+        request.signum = signum
+
+    with _handled_by(note):
+        yield request
+
+
+def exit_status(error: KeyboardInterrupt) -> int:
+    """What shells report for a process that a signal ended: 130 for SIGINT, 143 for SIGTERM."""
+    return 128 + (error.signum if isinstance(error, Interrupted) else signal.SIGINT)
+
+
+def _restore_system() -> None:
+    for ending in ENDING:
+        signal.signal(ending, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def _handled_by(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Put the handler in place of those that stood; outside the main thread, which alone gets signals, do nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = [signal.signal(ending, handler) for ending in ENDING]
+    try:
+        yield
+    finally:
+        for ending, old in zip(ENDING, before, strict=True):
+            signal.signal(ending, old)
