@@ -183,7 +183,7 @@ def check_count(value: Any, *, name: str, least: int) -> int:
     """Return a whole number that is at least `least`, or say what is wrong with it."""
     try:
         count = operator.index(value) if not isinstance(value, bool) else None
-    except TypeError:
+    except (TypeError, RuntimeError):  # the latter from a tensor without data
         count = None
     if count is None:
         raise TypeError(f"{name} must be a whole number, got {value!r}; pass an int of at least {least}")

@@ -78,7 +78,7 @@ def test_processes_end_with_the_env_and_a_later_reset_opens_new_ones():
     assert len(children) == 2
     assert all(child.daemon for child in children)
     env.close()
-    assert not any(child.is_alive() for child in children)
+    assert not children & set(multiprocessing.active_children())
     assert env.reset().shape == (2, 4)
     env.close()
 
