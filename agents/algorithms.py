@@ -43,12 +43,13 @@ def config_from_json(values: dict[str, Any]) -> TrainConfig:
     """
     algorithm = values["algorithm"]
     require(
-        algorithm in ALGORITHMS,
+        isinstance(algorithm, str) and algorithm in ALGORITHMS,
         f"this run was trained with {algorithm!r}, which this version of mru_rl does not know; it knows {', '.join(ALGORITHMS)}",
     )
     kind = ALGORITHMS[algorithm][0]
     unknown = sorted(set(values) - {field.name for field in dataclasses.fields(kind)} - {"algorithm"})
     require(not unknown, f"config.json has fields this version of mru_rl does not know: {', '.join(unknown)}")
-    run_dir = values.get("run_dir")
     given = {name: value for name, value in values.items() if name != "algorithm"}
-    return kind(**{**given, "run_dir": None if run_dir is None else Path(run_dir)})
+    if isinstance(given.get("run_dir"), str):
+        given["run_dir"] = Path(given["run_dir"])
+    return kind(**given)

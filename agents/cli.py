@@ -66,6 +66,26 @@ def main(argv: Sequence[str] | None = None) -> None:
         if os.environ.get("MRU_RL_DEBUG"):
             raise
         _fail(str(error))
+    except (RuntimeError, MemoryError) as error:
+        from mru_rl.envs.rows import EnvError
+
+        if os.environ.get("MRU_RL_DEBUG"):
+            raise
+        if _asks_for_too_much(error):
+            _fail(
+                f"this machine has no room for what was asked ({str(error).splitlines()[0] if str(error) else 'no memory'}); "
+                "lower --num-envs, --segment, --hidden-size, --state-size or --replay-sequences"
+            )
+        if not isinstance(error, EnvError):
+            raise
+        print(error.traceback, end="", file=sys.stderr)  # the env's own, from its process where it has one
+        _fail(str(error))
+
+
+def _asks_for_too_much(error: Exception) -> bool:
+    """Whether memory is what was missing; torch says so in words alone."""
+    words = ("allocate memory", "out of memory", "Storage size calculation overflowed", "storage has wrong byte size")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 
 def _train(words: list[str]) -> None:

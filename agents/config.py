@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import types
+import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,6 +30,13 @@ class TrainConfig:
     """auto takes our batched port of an env where there is one; upstream takes the original package"""
     workers: Literal["sync", "process"] = "sync"
     """gymnasium envs only: all in this process, or one process each (for slow envs)"""
+    worker_seconds: float = 60.0
+    """an env process that does not answer a step or a reset within this time is replaced"""
+    worker_restarts: int = 10
+    """env processes that may be replaced, having died, hung or raised; after one more the run stops"""
+    on_nonfinite: Literal["stop", "drop"] = "stop"
+    """NaN or infinity in observations, rewards, memory or gradients: stop the run, its last checkpoint being from before,
+    or leave the row of the rollout or the gradient step out and count it"""
     core: str = "bmru+mingru"
     """memory: cell names, + side by side in one layer, a comma stacks layers; `mru-rl cores` lists them"""
     steps: int = 600_000
@@ -73,11 +82,15 @@ class TrainConfig:
     """write TensorBoard events beside metrics.jsonl"""
 
     def __post_init__(self) -> None:
+        check_kinds(self)
+        require(self.seed >= 0, f"--seed must not be negative, got {self.seed}")
         for name in ("steps", "num_envs", "threads", "hidden_size", "num_layers"):
             require(getattr(self, name) >= 1, f"{flag(name)} must be at least 1, got {getattr(self, name)}")
         require(
             self.state_size is None or self.state_size >= 1, f"--state-size must be at least 1, got {self.state_size}"
         )
+        require(self.worker_seconds > 0, f"--worker-seconds must be positive, got {self.worker_seconds}")
+        require(self.worker_restarts >= 0, f"--worker-restarts must not be negative, got {self.worker_restarts}")
         require(self.surrogate_slope > 0, f"--surrogate-slope must be positive, got {self.surrogate_slope}")
         require(
             self.checkpoint_seconds >= 0, f"--checkpoint-seconds must not be negative, got {self.checkpoint_seconds}"
@@ -157,6 +170,10 @@ class PPOConfig(TrainConfig):
         )
         require(self.segment is None or self.segment >= 1, f"--segment must be at least 1, got {self.segment}")
         require(
+            self.on_nonfinite == "stop" or self.collector == "own",
+            f"only --collector own can drop rows, got --on-nonfinite drop and --collector {self.collector}; leave one out",
+        )
+        require(
             self.minibatches is None or self.num_envs % self.minibatches == 0,
             f"--num-envs must be a multiple of --minibatches, since minibatches are made of whole rows; got {self.num_envs} "
             f"envs and {self.minibatches} minibatches: try --minibatches {math.gcd(self.num_envs, self.minibatches or 1)}",
@@ -207,6 +224,46 @@ def discount_for(credit_horizon: int | None) -> tuple[float, str]:
 def to_json(config: TrainConfig) -> dict[str, Any]:
     """A config as JSON can hold it."""
     return {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(config).items()}
+
+
+def check_kinds(config: TrainConfig) -> None:
+    """Raises ValueError for a field whose value is not of the kind its annotation names.
+
+    A whole number is a float too; a float is finite, unless it is a time, in seconds.
+    """
+    hints = typing.get_type_hints(type(config))
+    for name, hint in hints.items():
+        value = getattr(config, name)
+        kinds = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+        require(
+            any(_is(value, kind, endless=name.endswith("_seconds")) for kind in kinds),
+            f"{flag(name)} must be {' or '.join(map(_said, kinds))}, got {value!r}",
+        )
+
+
+def _is(value: Any, kind: Any, *, endless: bool) -> bool:
+    if typing.get_origin(kind) is Literal:
+        return isinstance(value, str) and value in typing.get_args(kind)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**62
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and (endless or math.isfinite(value))
+    if typing.get_origin(kind) is dict:
+        return isinstance(value, dict) and all(isinstance(name, str) for name in value)
+    return isinstance(value, kind)
+
+
+def _said(kind: Any) -> str:
+    if typing.get_origin(kind) is Literal:
+        return "one of " + ", ".join(typing.get_args(kind))
+    names = {
+        int: "a whole number below 2^62",
+        float: "a finite number",
+        bool: "true or false",
+        str: "a word",
+        type(None): "left out",
+    }
+    return names.get(kind, "options by name" if typing.get_origin(kind) is dict else "a path")
 
 
 def require(holds: bool, message: str) -> None:

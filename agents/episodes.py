@@ -44,7 +44,7 @@ class EpisodeLog:
         self.recent.clear()
         self.restart()
 
-    def restart(self, rows: slice = slice(None)) -> None:
+    def restart(self, rows: slice | Tensor = slice(None)) -> None:
         """Forget the running episodes of some rows: others begin there."""
         self.running_return[rows] = 0
         self.running_length[rows] = 0

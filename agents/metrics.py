@@ -25,6 +25,10 @@ GLOSSARY = {
     "grad_norm": "norm of the gradient before clipping",
     "explained_variance": "1 - Var(target - value) / Var(target): 1 is a perfect critic, 0 a constant one",
     "learning_rate": "Adam's step size in this update",
+    "state_max": "size of the largest number in any row's memory at the end of the segment",
+    "dropped_rows": "with --on-nonfinite drop: rows of rollouts left out so far, because a number in them was not finite",
+    "skipped_steps": "with --on-nonfinite drop: gradient steps skipped so far, because the gradient was not finite",
+    "worker_restarts": "with --workers process: env processes replaced so far, because they died, hung or raised",
     "write_rate": "share of (step, unit) pairs of memory recurrent units that wrote, on a few rows of the rollout",
     "silent_units": "share of memory recurrent units that wrote nothing in those rows",
 }

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mru_rl.agents.actions import ActionHead, action_head
 from mru_rl.agents.config import PPOConfig
+from mru_rl.agents.guards import Guard
 from mru_rl.agents.networks import ActorCritic
 from mru_rl.agents.returns import gae
 from mru_rl.agents.rollout import Collector, Rollout, RolloutSource
@@ -25,10 +26,14 @@ class PPO:
     twice; here both read one pass of it.
     """
 
-    def __init__(self, policy: ActorCritic, head: ActionHead, config: PPOConfig, generator: torch.Generator) -> None:
+    def __init__(
+        self, policy: ActorCritic, head: ActionHead, config: PPOConfig, generator: torch.Generator,
+        guard: Guard | None = None,
+    ) -> None:  # fmt: skip
         if config.discount is None or config.entropy is None or config.minibatches is None:
             raise ValueError("discount, entropy and minibatches are not chosen yet; call config.follow_task(...) first")
         self.policy, self.head, self.config, self.generator = policy, head, config, generator
+        self.guard = guard or Guard()
         self.discount, self.entropy, self.minibatches = config.discount, config.entropy, config.minibatches
         self.optimizer = torch.optim.Adam(policy.parameters(), lr=config.learning_rate, eps=1e-5, fused=True)
 
@@ -38,17 +43,23 @@ class PPO:
         learning_rate = config.learning_rate * (1 - progress if config.schedule == "linear" else 1)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        batch = self._prepare(rollout)
+        rollout = rollout.kept()
         rows = rollout.start_state.shape[0]
-        totals = torch.zeros(len(_LOSS_METRICS))
+        metrics = {"learning_rate": learning_rate}
+        if rows == 0:
+            return metrics
+        batch = self._prepare(rollout)
+        totals, taken = torch.zeros(len(_LOSS_METRICS)), 0
         for _ in range(config.epochs):
             order = torch.randperm(rows, generator=self.generator).to(rollout.start_state.device)
             for chosen in order.chunk(self.minibatches):
-                totals += self._gradient_step({k: v.index_select(0, chosen) for k, v in batch.items()})
-        means = (totals / (config.epochs * self.minibatches)).tolist()
-        metrics = dict(zip(_LOSS_METRICS, means, strict=True))
-        metrics["explained_variance"] = _explained_variance(batch["value"], batch["target"])
-        metrics["learning_rate"] = learning_rate
+                found = self._gradient_step({k: v.index_select(0, chosen) for k, v in batch.items()})
+                if found is not None:
+                    totals += found
+                    taken += 1
+        if taken:
+            metrics |= dict(zip(_LOSS_METRICS, (totals / taken).tolist(), strict=True))
+            metrics["explained_variance"] = _explained_variance(batch["value"], batch["target"])
         return metrics
 
     def _prepare(self, rollout: Rollout) -> dict[str, Tensor]:
@@ -65,11 +76,12 @@ class PPO:
             "log_prob": data["action_log_prob"],
             "value": value,
             "target": advantage + value,
-            "advantage": (advantage - advantage.mean()) / (advantage.std() + 1e-8),
+            "advantage": _normalised(advantage),
             "state": rollout.start_state,
         }
 
-    def _gradient_step(self, rows: dict[str, Tensor]) -> Tensor:
+    def _gradient_step(self, rows: dict[str, Tensor]) -> Tensor | None:
+        """One step on some rows; the metrics _LOSS_METRICS, None where it was skipped."""
         config = self.config
         params, value, _ = self.policy(rows["x"], rows["state"], rows["is_init"])
         log_prob, entropy = self.head.log_prob_and_entropy(params, rows["action"])
@@ -80,7 +92,10 @@ class PPO:
         loss = policy_loss + config.value_coef * value_loss - self.entropy * entropy
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        grad_norm = nn.utils.clip_grad_norm_(self.policy.parameters(), config.max_grad_norm)
+        parts = {"target": rows["target"], "advantage": rows["advantage"], "value": value, "log-probability": log_prob}
+        grad_norm = self.guard.clip(self.policy, config.max_grad_norm, parts)
+        if grad_norm is None:
+            return None
         self.optimizer.step()
         with torch.no_grad():
             ratio = log_ratio.exp()
@@ -98,10 +113,17 @@ def clipped_policy_loss(log_ratio: Tensor, advantage: Tensor, clip: float) -> Te
     return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage).mean()
 
 
+def _normalised(advantage: Tensor) -> Tensor:
+    """Mean 0 and deviation 1; 0 where there is but one, or all are equal."""
+    spread = advantage.std() if advantage.numel() > 1 else 0.0
+    return (advantage - advantage.mean()) / (spread + 1e-8)
+
+
 def _explained_variance(value: Tensor, target: Tensor) -> float:
     """1 - Var(target - value) / Var(target): 1 for a perfect critic, 0 for a constant one."""
-    variance = target.var()
-    return float(1 - (target - value).var() / variance) if variance > 0 else 0.0
+    if target.numel() < 2 or not (variance := target.var()) > 0:
+        return 0.0
+    return float(1 - (target - value).var() / variance)
 
 
 class PPOTrainer(Trainer):
@@ -113,7 +135,8 @@ class PPOTrainer(Trainer):
     def __init__(self, config: PPOConfig) -> None:
         super().__init__(config)
         self.collector = self._make_collector()
-        self.learner = PPO(self.policy, self.head, self.config, torch.Generator().manual_seed(config.seed + 2))
+        generator = torch.Generator().manual_seed(config.seed + 2)
+        self.learner = PPO(self.policy, self.head, self.config, generator, self.guard)
         self.optimizer = self.learner.optimizer
 
     @staticmethod
@@ -135,7 +158,7 @@ class PPOTrainer(Trainer):
             from mru_rl.agents.torchrl_rollout import TorchRLCollector
 
             return TorchRLCollector(self.env, self.policy, self.head, generator, self.segment)
-        return Collector(self.env, self.policy, self.head, generator)
+        return Collector(self.env, self.policy, self.head, generator, self.guard)
 
     def notes(self) -> list[str]:
         config = self.config

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 from tensordict import TensorDict
-from torch import Tensor, nn
+from torch import Tensor
 
 from mru_rl.agents.actions import ActionHead, value_head
 from mru_rl.agents.config import require
+from mru_rl.agents.guards import Guard
 from mru_rl.agents.networks import QNetwork
 from mru_rl.agents.r2d2_config import R2D2Config
 from mru_rl.agents.replay import SequenceReplay, bytes_per_sequence
@@ -32,10 +33,10 @@ class R2D2:
     Written here, not taken from torchrl: its DQNLoss values the next step from states of the online network.
     """
 
-    def __init__(self, policy: QNetwork, config: R2D2Config) -> None:
+    def __init__(self, policy: QNetwork, config: R2D2Config, guard: Guard | None = None) -> None:
         if config.discount is None or config.burn_in is None or config.n_step is None:
             raise ValueError("discount, burn_in and n_step are not chosen yet; call config.follow_task(...) first")
-        self.policy, self.config = policy, config
+        self.policy, self.config, self.guard = policy, config, guard or Guard()
         self.discount, self.burn_in, self.n_step = config.discount, config.burn_in, config.n_step
         self.target = copy.deepcopy(policy).requires_grad_(False)
         self.optimizer = torch.optim.Adam(policy.parameters(), lr=config.learning_rate, fused=True)
@@ -45,22 +46,27 @@ class R2D2:
         """Copy the network to the target network."""
         self.target.load_state_dict(self.policy.state_dict())
 
-    def gradient_step(self, sequences: TensorDict, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Learn from sequences [N] with importance weights [N]; new priorities [N], and the metrics LOSS_METRICS."""
+    def gradient_step(self, sequences: TensorDict, weight: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Learn from sequences [N] with importance weights [N]; new priorities [N], and the metrics LOSS_METRICS.
+
+        Where the step was skipped there are no metrics, and sequences whose TD error is not finite have next to no priority.
+        """
         error, q = self.td_error(sequences)
         length = error.shape[1]
         loss = (weight * 0.5 * error.square().sum(1) / length).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        grad_norm = nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm)
-        self.optimizer.step()
-        self.gradient_steps += 1
-        if self.gradient_steps % self.config.target_period == 0:
-            self.sync_target()
+        grad_norm = self.guard.clip(self.policy, self.config.max_grad_norm, {"TD error": error})
         with torch.no_grad():
             size = error.abs()
             steps = sequences["valid"][:, self.burn_in :].sum(1).clamp(min=1)
             priority = 0.9 * size.amax(1) + 0.1 * size.sum(1) / steps
+            if grad_norm is None:
+                return torch.where(priority.isfinite(), priority, _LEAST_PRIORITY), None
+            self.optimizer.step()
+            self.gradient_steps += 1
+            if self.gradient_steps % self.config.target_period == 0:
+                self.sync_target()
             return priority, torch.stack([loss, size.sum() / steps.sum(), q, grad_norm]).cpu()
 
     def td_error(self, sequences: TensorDict) -> tuple[Tensor, Tensor]:
@@ -92,6 +98,7 @@ class R2D2:
 
 
 LOSS_METRICS = ("loss", "td_error", "q_mean", "grad_norm")
+_LEAST_PRIORITY = 1e-6
 
 
 class R2D2Trainer(Trainer):
@@ -115,7 +122,7 @@ class R2D2Trainer(Trainer):
         )
         self.collector = ReplayCollector(
             self.env, self.policy, self.head, torch.Generator(device=self.device).manual_seed(config.seed + 1),
-            epsilon_ladder(epsilon, min(config.epsilon_least, epsilon), config.num_envs),
+            epsilon_ladder(epsilon, min(config.epsilon_least, epsilon), config.num_envs), self.guard,
         )  # fmt: skip
         self.cutter = SequenceCutter(sequence, burn_in, overlap)
         self.replay = SequenceReplay(
@@ -124,7 +131,7 @@ class R2D2Trainer(Trainer):
             generator=torch.Generator().manual_seed(config.seed + 2),
             folder=config.run_dir / "replay" if config.replay_storage == "disk" and config.run_dir else None,
         )  # fmt: skip
-        self.learner = R2D2(self.policy, config)
+        self.learner = R2D2(self.policy, config, self.guard)
         self.optimizer = self.learner.optimizer
         self.owed = 0.0
         """Sequences that are to be replayed for those inserted so far, before a gradient step is due."""
@@ -180,7 +187,7 @@ class R2D2Trainer(Trainer):
 
     def _learn(self, rollout: Rollout) -> dict[str, float]:
         config = self.config
-        inserted = _packed(self.policy.core, self.cutter.cut(rollout.data), config.stored_state).cpu()
+        inserted = _packed(self.policy.core, self.cutter.cut(rollout.data, rollout.sound), config.stored_state).cpu()
         self.replay.extend(inserted)
         metrics = {"replay_sequences": float(len(self.replay))}
         if len(self.replay) < config.learning_starts:
@@ -193,8 +200,9 @@ class R2D2Trainer(Trainer):
             sequences, slots, weight = self.replay.sample(config.batch)
             priority, found = self.learner.gradient_step(sequences.to(self.device), weight.to(self.device))
             self.replay.update_priority(slots, priority)
-            totals += found
-            taken += 1
+            if found is not None:
+                totals += found
+                taken += 1
             self.owed -= config.batch
         if taken:
             metrics |= dict(zip(LOSS_METRICS, (totals / taken).tolist(), strict=True))

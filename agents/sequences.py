@@ -9,8 +9,9 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from mru_rl.agents.actions import ActionHead
+from mru_rl.agents.guards import Guard
 from mru_rl.agents.networks import QNetwork
-from mru_rl.agents.rollout import ActingLoop, Rollout, require_finite
+from mru_rl.agents.rollout import ActingLoop, Rollout
 
 
 def epsilon_ladder(boldest: float, least: float, num_envs: int) -> Tensor:
@@ -29,9 +30,10 @@ class ReplayCollector(ActingLoop):
     policy: QNetwork
 
     def __init__(
-        self, env: Any, policy: QNetwork, head: ActionHead, generator: torch.Generator, epsilon: Tensor
-    ) -> None:
-        super().__init__(env, policy, head, generator)
+        self, env: Any, policy: QNetwork, head: ActionHead, generator: torch.Generator, epsilon: Tensor,
+        guard: Guard | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(env, policy, head, generator, guard)
         self.epsilon = epsilon.to(generator.device)
 
     def collect(self, segment: int) -> Rollout:
@@ -43,11 +45,9 @@ class ReplayCollector(ActingLoop):
         """
         start_state = self.state.clone()
         with torch.inference_mode():
-            steps = [self._act() for _ in range(segment)]
+            steps = [self._act(step) for step in range(segment)]
         columns = [torch.stack(column, dim=1) for column in zip(*steps, strict=True)]
         obs, is_init, state, action, final_obs, reward, terminated, truncated = columns
-        for values, what in ((obs, "observation"), (final_obs, "observation"), (reward.unsqueeze(-1), "reward")):
-            require_finite(values, what, self.env.id)
         data = TensorDict(
             {
                 "observation": obs,
@@ -64,18 +64,15 @@ class ReplayCollector(ActingLoop):
             },
             batch_size=obs.shape[:2],
         )
-        return Rollout(data, start_state)
+        return self._finish(data, start_state)
 
-    def _act(self) -> tuple[Tensor, ...]:
+    def _act(self, step: int) -> tuple[Tensor, ...]:
+        q, _, state = self._decide(step)
         obs, is_init, before = self.obs, self.is_init, self.state
-        q, _, state = self.policy.step(obs, before, is_init)
         explores = torch.rand(len(q), generator=self.generator, device=q.device) < self.epsilon
         drawn = torch.randint(q.shape[-1], (len(q),), generator=self.generator, device=q.device)
         action = torch.where(explores, drawn, self.head.mode(q))
-        after = self.env.step(self.head.to_env(action))
-        done = after.terminated | after.truncated
-        self.log.count(after.reward, done)
-        self.obs, self.is_init, self.state = after.obs, done, state
+        after = self._take(self.env.step(self.head.to_env(action)), state, step)
         return obs, is_init, before, action, after.final_obs, after.reward, after.terminated, after.truncated
 
 
@@ -93,8 +90,8 @@ class SequenceCutter:
         self._tail: TensorDict | None = None
         """The last steps - 1 steps of every env, and under "age" how many steps of its episode came before each."""
 
-    def cut(self, data: TensorDict) -> TensorDict:
-        """Sequences [N] that ended in a rollout [B, T], which follows the one before it.
+    def cut(self, data: TensorDict, sound: Tensor | None = None) -> TensorDict:
+        """Sequences [N] that ended in a rollout [B, T], which follows the one before it; in sound rows, bool [B], alone.
 
         observation [N, steps + 1, D], the last one what the last action led to; action, reward, valid [N, steps];
         is_init [N, steps + 1]; terminated [N]; state [N, layers, S], the memory before the first step.
@@ -103,6 +100,8 @@ class SequenceCutter:
         data = data.select("observation", "action", "is_init", "state", "next").set("age", age)
         lived = age + 1
         ends = data["next", "done"] | ((lived >= self.length) & ((lived - self.length) % self.stride == 0))
+        if sound is not None:
+            ends = ends & sound.unsqueeze(1)
         row, last = ends.nonzero().unbind(1)
         if self._tail is not None:
             data = torch.cat([self._tail, data], dim=1)

@@ -11,12 +11,20 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from mru_rl.agents.algorithms import algorithm_of, make_trainer
-from mru_rl.agents.checkpoint import checkpoint_path, delete_leftovers, keep_newest, save_checkpoint
+from mru_rl.agents.checkpoint import (
+    checkpoint_path,
+    delete_leftovers,
+    keep_newest,
+    list_checkpoints,
+    save_checkpoint,
+)
 from mru_rl.agents.config import TrainConfig
 from mru_rl.agents.plots import learning_curve
 from mru_rl.agents.progress import Progress
+from mru_rl.agents.rollout import Rollout
 from mru_rl.agents.runs import Run
 from mru_rl.agents.trainer import Trainer
+from mru_rl.envs.base import NonFiniteError
 
 _LOG_SECONDS = 1.0  # a record at most this often, so that a fast run's metrics file stays small
 
@@ -77,7 +85,7 @@ def run_to_end(run: Run, trainer: Trainer, asked_to_end: Callable[[], bool] = la
             _save(run, trainer)
         ending = asked_to_end()
         while trainer.steps < config.steps and not ending:
-            metrics, rollout = trainer.update()
+            metrics, rollout = _update(run, trainer)
             now = time.monotonic()
             ending = asked_to_end()
             finished = ending or trainer.steps >= config.steps
@@ -94,6 +102,17 @@ def run_to_end(run: Run, trainer: Trainer, asked_to_end: Callable[[], bool] = la
     if trainer.steps >= config.steps:
         title = f"{config.env}, {config.core}, seed {config.seed}"
         learning_curve(run.metrics(), run.path / "learning_curve.png", title)
+
+
+def _update(run: Run, trainer: Trainer) -> tuple[dict[str, float], Rollout]:
+    """An update; one that meets a bad number ends the run, whose newest checkpoint is from before it."""
+    try:
+        return trainer.update()
+    except NonFiniteError as error:
+        newest = list_checkpoints(run.checkpoints)[0].name
+        raise NonFiniteError(
+            f"{error}. After {trainer.steps:,} steps; the newest checkpoint, {newest}, is from before"
+        ) from error
 
 
 def _save(run: Run, trainer: Trainer) -> None:

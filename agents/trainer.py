@@ -15,12 +15,14 @@ from mru_rl.agents.actions import ActionHead
 from mru_rl.agents.algorithms import algorithm_of
 from mru_rl.agents.config import TrainConfig, require
 from mru_rl.agents.curriculum import MASTERED, at_level, split_curriculum
+from mru_rl.agents.guards import Guard, require_finite_parameters
 from mru_rl.agents.networks import Policy
 from mru_rl.agents.rollout import Rollout, RolloutSource
 from mru_rl.blocks.core import MemoryCore, make_core
 from mru_rl.blocks.hybrid import cell_options, parse_spec
 from mru_rl.cells.carry_bmru import anneal_carry
 from mru_rl.envs import AgentInput
+from mru_rl.envs.vector import WORKER_OPTIONS
 
 _TRACED_ROWS = 4
 
@@ -28,11 +30,11 @@ _TRACED_ROWS = 4
 def make_env(config: TrainConfig, num_envs: int, seed: int, **options: Any) -> AgentInput:
     """The env of a config, with the agent's inputs (previous action and reward, start flag) switched as it says."""
     kwargs = at_level(config.env_kwargs | options)
-    own = {*inspect.signature(mru_rl.envs.make).parameters, "workers"} - {"state"}  # what has an option of the command
-    taken = sorted(own & set(kwargs))
+    own = {*inspect.signature(mru_rl.envs.make).parameters, *WORKER_OPTIONS}  # what has an option of the command
+    taken = sorted((own - {"state"}) & set(kwargs))
     require(not taken, f"{', '.join(taken)} cannot be set through --env-kwargs; see `mru-rl train ppo --help`")
     if config.workers == "process":
-        kwargs["workers"] = config.workers
+        kwargs |= {name: getattr(config, name) for name in WORKER_OPTIONS}
     env = mru_rl.envs.make(
         config.env, num_envs, seed=seed, device=pick_device(config.device), backend=config.backend, **kwargs
     )
@@ -89,10 +91,12 @@ class Trainer(ABC):
             f"a curriculum needs an env that names a success, {config.env} does not; give its options as numbers",
         )
         self.head, self.policy = self.make_agent(self.config, self.env)
+        self.guard = Guard(self.config.on_nonfinite)
         if config.initialisation == "long":
             self.policy.core.remember(self.horizon or 1000)
         self.steps = self.updates = 0
         self.seconds = 0.0
+        self.restarts_before = 0  # worker processes replaced by envs before this one
         self.warmed_up = not self.config.warm_up
 
     @staticmethod
@@ -118,8 +122,10 @@ class Trainer(ABC):
 
     def _warm_up(self, rollout: Rollout) -> None:
         """Spread the write rates on a first rollout, which is not learned from: other thresholds collected it."""
-        self.policy.core.warm_up(rollout.data["observation"], rollout.data["is_init"], self.horizon or self.segment)
-        self.warmed_up = True
+        rollout = rollout.kept()
+        if len(rollout.start_state):
+            self.policy.core.warm_up(rollout.data["observation"], rollout.data["is_init"], self.horizon or self.segment)
+            self.warmed_up = True
 
     def _make_env(self, config: TrainConfig) -> AgentInput:
         """The env of this level; each level draws its own episodes."""
@@ -130,6 +136,7 @@ class Trainer(ABC):
 
     def _set_level(self, level: int) -> None:
         self.level = level
+        self.restarts_before += self.env.worker_restarts
         self.env.close()
         self.env = self._make_env(self.config)
         self.collector.change_env(self.env)
@@ -143,7 +150,11 @@ class Trainer(ABC):
             self._set_level(self.curriculum.after(self.level))
 
     def update(self) -> tuple[dict[str, float], Rollout]:
-        """One rollout and what is learned from it."""
+        """One rollout and what is learned from it.
+
+        Raises NonFiniteError naming env, row, step and quantity, or the parameter, that was NaN or infinite, EnvError for
+        an env that fails; then the trainer is not to be saved, or used again.
+        """
         started = time.monotonic()
         anneal_carry(self.policy, self.progress, share=self.config.carry_share)
         rollout = self.collector.collect(self.segment)
@@ -152,6 +163,7 @@ class Trainer(ABC):
             metrics = self._learn(rollout)
         else:
             self._warm_up(rollout)
+        require_finite_parameters(self.policy)
         self.steps += self.segment * self.config.num_envs
         self.updates += 1
         self._advance_curriculum()
@@ -177,7 +189,15 @@ class Trainer(ABC):
                 record["success_rate"] = sum(successes) / len(successes)
         if self.level is not None:
             record["level"] = self.level
-        return record | metrics | self._write_rates(rollout)
+        return record | metrics | self._faults() | self._write_rates(rollout)
+
+    def _faults(self) -> dict[str, float]:
+        found: dict[str, float] = {"state_max": self.guard.state_max}
+        if self.config.on_nonfinite == "drop":
+            found |= self.guard.state_dict()
+        if self.config.workers == "process":
+            found["worker_restarts"] = self.restarts_before + self.env.worker_restarts
+        return found
 
     def _write_rates(self, rollout: Rollout) -> dict[str, float]:
         rows = rollout.data[:_TRACED_ROWS]
@@ -200,6 +220,7 @@ class Trainer(ABC):
             "policy": self.policy.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "collector": self.collector.state_dict(),
+            "faults": self.guard.state_dict() | {"worker_restarts": self.restarts_before + self.env.worker_restarts},
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> list[str]:
@@ -213,6 +234,9 @@ class Trainer(ABC):
         if saved["level"] != self.level:
             self._set_level(saved["level"])
         load_policy(self.policy, saved["policy"])
+        if "faults" in saved:  # checkpoints of version 0.1.0 do not have them
+            self.guard.load_state_dict(saved["faults"])
+            self.restarts_before = saved["faults"]["worker_restarts"]
         self.optimizer.load_state_dict(saved["optimizer"])
         if self.collector.load_state_dict(saved["collector"]):
             return []

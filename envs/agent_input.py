@@ -65,6 +65,18 @@ class AgentInput(BatchedEnv):
             start.expand(self.num_envs, *start.shape), torch.zeros(self.num_envs, device=self.device), start=True
         )
 
+    @property
+    def refuse_nonfinite(self) -> bool:  # type: ignore[override]
+        return self.env.refuse_nonfinite
+
+    @refuse_nonfinite.setter
+    def refuse_nonfinite(self, refuse: bool) -> None:
+        self.env.refuse_nonfinite = refuse
+
+    @property
+    def worker_restarts(self) -> int:  # type: ignore[override]
+        return self.env.worker_restarts
+
     def _structure(self) -> spaces.Space:
         """Return the space of the obs before it is flattened."""
         inner = self.env.observation_space

@@ -76,6 +76,10 @@ class BatchedEnv(ABC):
     """True where `state_dict` and `load_state_dict` work."""
     can_unroll: bool = False
     """True where `unroll` works."""
+    refuse_nonfinite: bool = True
+    """Whether an env from elsewhere raises NonFiniteError; False where the caller looks for such numbers itself."""
+    worker_restarts: int = 0
+    """Worker processes of the env that were replaced so far."""
     perfect_return: float | None = None
     """What perfect memory earns in an episode, exactly; None: not known."""
     memoryless_return: float | None = None
@@ -148,8 +152,18 @@ class BatchedEnv(ABC):
         return self._encoding.size
 
     def encode(self, obs: Tensor) -> Tensor:
-        """Turn an obs (any leading dimensions) into float32 [..., obs_size]: one-hot numbers, floats as they are."""
-        return self._encoding(obs)
+        """Turn an obs (any leading dimensions) into float32 [..., obs_size]: one-hot numbers, floats as they are.
+
+        Raises TypeError or ValueError for what is no obs of this env.
+        """
+        self._encoding.check(obs, self.id)
+        try:
+            return self._encoding(obs)
+        except (IndexError, RuntimeError) as error:
+            raise ValueError(
+                f"an obs of {self.id} is on {self.device} and holds numbers of {self.observation_space}, got another ({error}); "
+                "give what reset() and step() return"
+            ) from error
 
     def close(self) -> None:  # noqa: B027 (most envs have nothing to close)
         """Free what the env holds outside this process; nothing to do for most."""
@@ -169,7 +183,7 @@ def check_count(value: Any, *, name: str, least: int) -> int:
     """Return a whole number that is at least `least`, or say what is wrong with it."""
     try:
         count = operator.index(value) if not isinstance(value, bool) else None
-    except TypeError:
+    except (TypeError, RuntimeError):  # the latter from a tensor without data
         count = None
     if count is None:
         raise TypeError(f"{name} must be a whole number, got {value!r}; pass an int of at least {least}")

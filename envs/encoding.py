@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -79,6 +79,18 @@ class Encoding:
         self._offset = torch.tensor(offset, dtype=torch.int64, device=device)
         self._plain_from = torch.tensor(plain_from, dtype=torch.int64, device=device)
         self._plain_to = torch.tensor(plain_to, dtype=torch.int64, device=device)
+
+    def check(self, raw: Any, id: str) -> None:
+        """Raise where raw cannot be an obs of the space, by type, dtype or width."""
+        if not isinstance(raw, Tensor):
+            raise TypeError(
+                f"an obs of {id} is a tensor, got {type(raw).__name__}; give what reset() and step() return"
+            )
+        if raw.dtype != self.dtype or (self.shape and raw.shape[-1:] != self.shape):
+            raise ValueError(
+                f"an obs of {id} is {str(self.dtype).removeprefix('torch.')} [..., {', '.join(map(str, self.shape))}], got "
+                f"{str(raw.dtype).removeprefix('torch.')} {list(raw.shape)}; give what reset() and step() return"
+            )
 
     def __call__(self, raw: Tensor) -> Tensor:
         if self._eye is not None:

@@ -197,6 +197,10 @@ def make(
         raise ValueError(
             f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}; 'auto' is right for most uses"
         )
+    if not isinstance(id, str):
+        raise TypeError(
+            f"the id of an env is a word such as 'popgym-RepeatFirstEasy-v0', got {id!r}; list_ids() lists ours"
+        )
     if id not in PORTS and str(id).removeprefix(GYMNASIUM_NAMESPACE) in PORTS:
         id = id.removeprefix(GYMNASIUM_NAMESPACE)
     port = PORTS.get(id)

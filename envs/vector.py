@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import multiprocessing
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,26 +12,27 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from mru_rl.envs.actions import action_layout
 from mru_rl.envs.base import BatchedEnv, NonFiniteError, Step, check_count, derive_seeds
-from mru_rl.envs.encoding import leaves
+from mru_rl.envs.rows import EnvError, Rows
+from mru_rl.envs.workers import WorkerRows
 
 MAKE_OPTIONS = {"max_episode_steps", "disable_env_checker", "render_mode"}
 """Options of gymnasium.make itself, open to every id."""
-WORKERS = {"sync": "sync", "process": "async"}
-START_METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-"""Never fork: a forked child of a process that has run torch can hang in its thread pools."""
+WORKERS = ("sync", "process")
+WORKER_OPTIONS = {"workers", "worker_seconds", "worker_restarts"}
 
 
 class GymnasiumEnv(BatchedEnv):
     """A gymnasium id as a batched env; restarts in the same step, so that no phantom transition is ever seen.
 
     options     workers: "sync" steps the envs one after the other here, "process" gives each a daemon process (a
-                script that uses those keeps its code under `if __name__ == "__main__":`); everything else goes to the
-                env's constructor or to gymnasium.make
+                script that uses those keeps its code under `if __name__ == "__main__":`). A process that dies, raises
+                or does not answer within `worker_seconds` is replaced and the row's episode cut (truncated), up to
+                `worker_restarts` times; then EnvError is raised. Everything else goes to the env's constructor or
+                to gymnasium.make
     spaces      numbers start at 0 on both sides, also where the env's own do not; obs is laid out as BatchedEnv says
     seeds       row i is seeded once, from `seed` and i; later episodes go on with the env's own generator
     horizon     the id's max_episode_steps, or upstream popgym's max_episode_length; success is its reward_threshold
@@ -48,11 +47,16 @@ class GymnasiumEnv(BatchedEnv):
         seed: int = 0,
         device: str | torch.device = "cpu",
         workers: str = "sync",
+        worker_seconds: float = 60.0,
+        worker_restarts: int = 10,
         **options: Any,
     ) -> None:
         if workers not in WORKERS:
             raise ValueError(f"workers must be one of {sorted(WORKERS)}, got {workers!r}; use 'sync' for cheap envs")
         check_count(num_envs, name="num_envs", least=1)
+        check_count(worker_restarts, name="worker_restarts", least=0)
+        if not worker_seconds > 0:
+            raise ValueError(f"worker_seconds must be positive, got {worker_seconds}; give how long a step may take")
         arguments = options if not is_popgym(id) else {"disable_env_checker": True, **options}
         probe = make_single(id, arguments)
         try:
@@ -65,7 +69,12 @@ class GymnasiumEnv(BatchedEnv):
                 action_space=from_zero(probe.action_space),
                 seed=seed,
                 device=device,
-                options={"workers": workers, **options},
+                options={
+                    "workers": workers,
+                    "worker_seconds": worker_seconds,
+                    "worker_restarts": worker_restarts,
+                    **options,
+                },
             )
             self.horizon = probe.spec.max_episode_steps if probe.spec else None
             if self.horizon is None and is_popgym(id):
@@ -75,93 +84,91 @@ class GymnasiumEnv(BatchedEnv):
         finally:
             probe.close()
         self._seeds: list[int] | None = derive_seeds(seed, num_envs).tolist()
-        self._vec: Any = None
-        self._workers, self._arguments = workers, arguments
+        self._rows: Rows | WorkerRows | None = None
+        self._restarts_before = 0
+        self._make = partial(gymnasium.make, gymnasium.spec(id), **arguments)
+        self._workers, self._worker_limits = workers, {"seconds": worker_seconds, "restarts": worker_restarts}
         self._action_start = action_start(self._native_action_space)
 
-    def _open(self) -> Any:
-        vector_kwargs: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP, "copy": False}
+    def _open(self) -> Rows | WorkerRows:
         if self._workers == "process":
-            vector_kwargs |= {"context": START_METHOD, "daemon": True}
-        return gymnasium.make_vec(
-            self.id,
-            self.num_envs,
-            vectorization_mode=WORKERS[self._workers],
-            vector_kwargs=vector_kwargs,
-            wrappers=[partial(leave_group_of, os.getpid())],
-            **self._arguments,
-        )
+            return WorkerRows(self._make, self.num_envs, **self._worker_limits)
+        return Rows(self._make, self.num_envs)
 
     def reset(self) -> Tensor:
-        if self._vec is None:
-            self._vec = self._open()
-        obs, _ = self._vec.reset(seed=self._seeds)
+        if self._rows is None:
+            self._rows = self._open()
+        seeds = self._seeds or [None] * self.num_envs
         self._seeds = None
-        return self._to_tensor(obs, rows=self.num_envs)
+        return self._to_tensor(self._ask(self._rows.reset, range(self.num_envs), seeds), range(self.num_envs))
 
     def reset_rows(self, mask: Tensor) -> Tensor:
-        if self._vec is None:
+        if self._rows is None:
             raise RuntimeError(f"{self.id} resets single rows only after a full reset; call env.reset() once")
         self._check_mask(mask)
-        if not mask.any():
+        chosen = mask.nonzero().flatten().tolist()
+        if not chosen:
             return torch.empty((0, *self._encoding.shape), dtype=self._encoding.dtype, device=self.device)
-        obs, _ = self._vec.reset(options={"reset_mask": mask.cpu().numpy()})
-        return self._to_tensor(obs, rows=self.num_envs)[mask]
+        return self._to_tensor(self._ask(self._rows.reset, chosen, [None] * len(chosen)), chosen)
 
     def reseed(self, seed: int) -> None:
         super().reseed(seed)
         self._seeds = derive_seeds(seed, self.num_envs).tolist()
 
     def step(self, action: Tensor) -> Step:
-        if self._vec is None:
+        if self._rows is None:
             raise RuntimeError(f"{self.id} steps only after a reset, got step() first; call env.reset() once")
         self._check_action(action)
         native = action.detach().cpu().numpy().astype(self._native_action_space.dtype) + self._action_start
-        raw_obs, raw_reward, ended, cut, info = self._vec.step(native)
-        obs = self._to_tensor(raw_obs, rows=self.num_envs)
-        reward = torch.from_numpy(raw_reward.astype(np.float32)).to(self.device)
-        self._require_finite(reward, "reward")
-        done = np.flatnonzero(ended | cut)
+        shown, paid, ended, cut, last = zip(*self._ask(self._rows.step, native), strict=True)
+        obs = self._to_tensor(shown, range(self.num_envs))
+        reward = torch.tensor(paid, dtype=torch.float32, device=self.device)
+        self._require_finite(reward, "reward", range(self.num_envs))
+        done = [row for row, final in enumerate(last) if final is not None]
         final_obs = obs
-        if done.size:
-            last = [self._to_tensor(info["final_obs"][row], rows=1, first=int(row)) for row in done]
-            final_obs = obs.index_copy(0, torch.from_numpy(done).to(self.device), torch.cat(last))
+        if done:
+            finals = self._to_tensor([last[row] for row in done], done)
+            final_obs = obs.index_copy(0, torch.tensor(done, device=self.device), finals)
         return Step(obs, reward, self._flags(ended), self._flags(cut), final_obs)
+
+    def _ask(self, method: Callable[..., Any], *args: Any) -> Any:
+        """What the rows answer; where one of them fails for good, all of them are closed."""
+        try:
+            return method(*args)
+        except EnvError:
+            self.close()
+            raise
+
+    @property
+    def worker_restarts(self) -> int:
+        """Worker processes that were replaced so far."""
+        return self._restarts_before + (0 if self._rows is None else self._rows.restarts)
 
     def close(self) -> None:
         """Close the envs and end their processes; a later reset opens them again."""
-        if self._vec is not None:
-            self._vec.close()
-            self._vec = None
+        if self._rows is not None:
+            self._restarts_before = self.worker_restarts
+            rows, self._rows = self._rows, None
+            rows.close()
 
-    def _flags(self, flags: np.ndarray) -> Tensor:
+    def _flags(self, flags: Sequence[bool]) -> Tensor:
         return torch.tensor(flags, dtype=torch.bool, device=self.device)
 
-    def _to_tensor(self, obs: Any, *, rows: int, first: int = 0) -> Tensor:
-        """Lay a native obs of `rows` envs, from the row `first` on, out as one new tensor."""
-        dtype = np.int64 if self._encoding.dtype == torch.int64 else np.float32
-        columns = [part.reshape(rows, -1).astype(dtype) for part in native_leaves(self._native_observation_space, obs)]
-        tensor = torch.from_numpy(np.concatenate(columns, axis=1)).reshape(rows, *self._encoding.shape)
+    def _to_tensor(self, obs: Sequence[np.ndarray], rows: Sequence[int]) -> Tensor:
+        """One new tensor of what some rows show."""
+        tensor = torch.from_numpy(np.stack(obs)).reshape(len(obs), *self._encoding.shape)
         if tensor.dtype == torch.float32:
-            self._require_finite(tensor, "observation", first)
+            self._require_finite(tensor, "observation", rows)
         return tensor.to(self.device)
 
-    def _require_finite(self, values: Tensor, what: str, first: int = 0) -> None:
-        if values.isfinite().all():
+    def _require_finite(self, values: Tensor, what: str, rows: Sequence[int]) -> None:
+        if not self.refuse_nonfinite or values.isfinite().all():
             return
-        row = first + int((~values.isfinite()).reshape(values.shape[0], -1).any(1).nonzero()[0])
+        row = rows[int((~values.isfinite()).reshape(values.shape[0], -1).any(1).nonzero()[0])]
         raise NonFiniteError(
             f"env {self.id} returned {what} values that are NaN or infinite in row {row}; mend the env or wrap it: an agent "
             "cannot learn from it"
         )
-
-
-def leave_group_of(process: int, env: Any) -> Any:
-    """In a worker of that process: leave its process group, so that Ctrl-C in a terminal and a signal to the group reach
-    the run alone, which then finishes its update and ends its workers."""
-    if os.getpid() != process:
-        os.setpgid(0, 0)
-    return env
 
 
 def is_popgym(id: str) -> bool:
@@ -176,7 +183,7 @@ def make_single(id: str, arguments: dict[str, Any]) -> gymnasium.Env:
     unknown = [] if takes_any else [name for name in arguments if name not in known | MAKE_OPTIONS]
     if unknown:
         raise ValueError(
-            f"{id} has no option {', '.join(map(repr, unknown))}; it has {', '.join(sorted(known | {'workers'}))}, and "
+            f"{id} has no option {', '.join(map(repr, unknown))}; it has {', '.join(sorted(known | WORKER_OPTIONS))}, and "
             f"gymnasium.make's {', '.join(sorted(MAKE_OPTIONS))}"
         )
     try:
@@ -209,18 +216,6 @@ def from_zero(space: spaces.Space) -> spaces.Space:
     if isinstance(space, spaces.Dict):
         return spaces.Dict([(name, from_zero(part)) for name, part in space.spaces.items()])
     return space
-
-
-def native_leaves(space: spaces.Space, value: Any) -> list[np.ndarray]:
-    """Return the arrays inside a native obs (one env's or a batch) in the order of `leaves`, counted from 0."""
-    if isinstance(space, spaces.Dict):
-        return [leaf for name, part in space.spaces.items() for leaf in native_leaves(part, value[name])]
-    if isinstance(space, spaces.Tuple):
-        parts = zip(space.spaces, value, strict=True)
-        return [leaf for part, inner in parts for leaf in native_leaves(part, inner)]
-    (leaf,) = leaves(space)
-    start = leaf.space.start if isinstance(leaf.space, (spaces.Discrete, spaces.MultiDiscrete)) else None
-    return [np.asarray(value) if start is None else np.asarray(value) - start]
 
 
 def action_start(space: spaces.Space) -> Any:

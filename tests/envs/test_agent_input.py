@@ -11,7 +11,7 @@ from gymnasium.spaces.utils import flatdim, flatten
 from mru_rl.envs import make
 from mru_rl.envs.actions import null_action
 from mru_rl.envs.encoding import Encoding
-from mru_rl.envs.vector import native_leaves
+from mru_rl.envs.rows import columns
 
 SPACES = [
     spaces.Discrete(5),
@@ -31,7 +31,7 @@ def test_encoding_equals_gymnasium_flatten(space):
     encoding = Encoding(space, device=torch.device("cpu"))
     samples = [space.sample() for _ in range(6)]
     dtype = np.int64 if encoding.dtype == torch.int64 else np.float32
-    rows = [np.concatenate([leaf.reshape(-1) for leaf in native_leaves(space, s)]).astype(dtype) for s in samples]
+    rows = [np.concatenate([leaf.reshape(-1) for leaf in columns(space, s)]).astype(dtype) for s in samples]
     raw = torch.from_numpy(np.stack(rows)).reshape(6, *encoding.shape)
     flat = encoding(raw)
     assert encoding.size == flatdim(space)

@@ -15,7 +15,7 @@ from gymnasium.vector import AutoresetMode
 
 from mru_rl.envs import BatchedEnv, GymnasiumEnv, as_gymnasium, list_ids, make
 from mru_rl.envs.gymnasium_adapter import GymnasiumVectorEnv, to_native
-from mru_rl.envs.vector import native_leaves
+from mru_rl.envs.rows import columns
 
 INPUTS = {"flatten": True, "previous_action": True, "start_flag": True, "previous_reward": True}
 
@@ -25,7 +25,12 @@ def registered(env_id: str) -> str:
 
 
 def leaves_of(space, value) -> list[list]:
-    return [leaf.tolist() for leaf in native_leaves(space, value)]
+    """The arrays inside an obs of one env or of a batch."""
+    if isinstance(space, spaces.Dict):
+        return [leaf for name, part in space.spaces.items() for leaf in leaves_of(part, value[name])]
+    if isinstance(space, spaces.Tuple):
+        return [leaf for part, inner in zip(space.spaces, value, strict=True) for leaf in leaves_of(part, inner)]
+    return [np.asarray(value).tolist()]
 
 
 @pytest.mark.filterwarnings(
@@ -156,7 +161,7 @@ def test_nested_and_shaped_spaces_come_back_as_they_were():
     space.seed(0)
     for _ in range(5):
         value = space.sample()
-        flat = np.concatenate([leaf.reshape(-1) for leaf in native_leaves(space, value)])
+        flat = np.concatenate([leaf.reshape(-1) for leaf in columns(space, value)])
         back = to_native(space, torch.from_numpy(flat))
         assert space.contains(back)
         assert leaves_of(space, back) == leaves_of(space, value)

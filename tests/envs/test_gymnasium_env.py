@@ -78,7 +78,7 @@ def test_processes_end_with_the_env_and_a_later_reset_opens_new_ones():
     assert len(children) == 2
     assert all(child.daemon for child in children)
     env.close()
-    assert not any(child.is_alive() for child in children)
+    assert not children & set(multiprocessing.active_children())
     assert env.reset().shape == (2, 4)
     env.close()
 
@@ -146,7 +146,7 @@ def test_numbers_start_at_zero_on_both_sides_where_the_envs_own_do_not():
     assert env.observation_space == spaces.Tuple([spaces.Discrete(3), spaces.MultiDiscrete([2, 2])])
     assert env.reset().tolist() == [[2, 1, 0]]
     env.step(torch.tensor([2]))
-    assert env._vec.envs[0].unwrapped.got == [1]
+    assert env._rows.rows[0].env.unwrapped.got == [1]
 
 
 def test_dict_and_image_observations_become_one_float_tensor():

@@ -18,7 +18,7 @@ from popgym.wrappers import Antialias, Flatten, PreviousAction
 from mru_rl.envs import list_ids, make
 from mru_rl.envs.popgym import deck
 from mru_rl.envs.popgym.quiz import Quiz
-from mru_rl.envs.vector import native_leaves
+from mru_rl.envs.rows import columns
 
 QUIZZES = ("RepeatFirst", "RepeatPrevious", "Autoencode", "CountRecall", "HigherLower")
 GAMES = (*QUIZZES, "Battleship", "Concentration", "MineSweeper", "MultiarmedBandit")
@@ -301,7 +301,7 @@ def test_markov_state_equals_upstream_get_state_at_every_step(env_id, pair, rand
     space = upstream[0].state_space
 
     def states() -> np.ndarray:
-        leaves = [native_leaves(space, env.get_state()) for env in upstream]
+        leaves = [columns(space, env.get_state()) for env in upstream]
         return np.stack([np.concatenate([np.reshape(leaf, -1) for leaf in row]) for row in leaves])
 
     np.testing.assert_array_equal(port._show().numpy(), states())

@@ -65,7 +65,7 @@ def test_backend_chooses_between_port_and_original():
         ("mru_rl/TMaze-v0", {"backend": "fast"}, "backend must be one of auto, batched, upstream, got 'fast'"),
         ("mru_rl/TMaze-v0", {"lenght": 5}, "TMaze-v0 has no option 'lenght'; it has length, noise, rewards, flatten"),
         ("popgym-RepeatFirstEasy-v0", {"num_decks": 2}, "has no option 'num_decks'; it has flatten, previous_action"),
-        ("CartPole-v1", {"gravity": 2}, "has no option 'gravity'; it has .*sutton_barto_reward, workers, and .*max_ep"),
+        ("CartPole-v1", {"gravity": 2}, "has no option 'gravity'; it has .*sutton_barto_reward, worker_restarts, worker_seconds, workers, and .*max_ep"),
         ("popgym-BattleshipEasy-v0", {"board_size": 3, "backend": "upstream"}, "no option 'board_size'; it has work"),
         ("CartPole-v1", {"workers": "threads"}, r"workers must be one of \['process', 'sync'\], got 'threads'"),
     ],
