@@ -66,7 +66,7 @@ class AgentInput(BatchedEnv):
         )
 
     @property
-    def refuse_nonfinite(self) -> bool:  # type: ignore[override]
+    def refuse_nonfinite(self) -> bool:
         return self.env.refuse_nonfinite
 
     @refuse_nonfinite.setter

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import gymnasium
 import numpy as np
@@ -157,7 +157,11 @@ def columns(space: spaces.Space, value: Any) -> list[np.ndarray]:
     if isinstance(space, spaces.Box):
         return [array.reshape(-1)]
     start = getattr(space, "start", 0)
-    several = 2 if isinstance(space, spaces.MultiBinary) else getattr(space, "n", None) or space.nvec
+    several = (
+        2
+        if isinstance(space, spaces.MultiBinary)
+        else getattr(space, "n", None) or cast("spaces.MultiDiscrete", space).nvec
+    )
     if array.dtype.kind == "f" or not ((array >= start) & (array < start + several)).all():
         raise ValueError(f"{array.tolist()} ({array.dtype})")
     return [(array - start).reshape(-1)]

@@ -87,7 +87,8 @@ class GymnasiumEnv(BatchedEnv):
         self._rows: Rows | WorkerRows | None = None
         self._restarts_before = 0
         self._make = partial(gymnasium.make, gymnasium.spec(id), **arguments)
-        self._workers, self._worker_limits = workers, {"seconds": worker_seconds, "restarts": worker_restarts}
+        self._workers = workers
+        self._worker_limits: dict[str, Any] = {"seconds": worker_seconds, "restarts": worker_restarts}
         self._action_start = action_start(self._native_action_space)
 
     def _open(self) -> Rows | WorkerRows:
@@ -98,7 +99,7 @@ class GymnasiumEnv(BatchedEnv):
     def reset(self) -> Tensor:
         if self._rows is None:
             self._rows = self._open()
-        seeds = self._seeds or [None] * self.num_envs
+        seeds: Sequence[int | None] = self._seeds or [None] * self.num_envs
         self._seeds = None
         return self._to_tensor(self._ask(self._rows.reset, range(self.num_envs), seeds), range(self.num_envs))
 
@@ -140,7 +141,7 @@ class GymnasiumEnv(BatchedEnv):
             raise
 
     @property
-    def worker_restarts(self) -> int:
+    def worker_restarts(self) -> int:  # type: ignore[override]
         """Worker processes that were replaced so far."""
         return self._restarts_before + (0 if self._rows is None else self._rows.restarts)
 
