@@ -62,7 +62,7 @@ class Guard:
 
 def all_finite(*tensors: Tensor) -> bool:
     """Whether all numbers are finite. A sum is the quickest look there is; one that overflows is looked at again."""
-    if math.isfinite(sum(tensor.sum() for tensor in tensors)):
+    if math.isfinite(sum(tensor.sum().item() for tensor in tensors)):
         return True
     return all(bool(tensor.isfinite().all()) for tensor in tensors)
 

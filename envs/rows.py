@@ -85,21 +85,22 @@ class Row:
             parts = columns(self.space, obs)
         except ValueError as error:
             self._refuse(f"an obs must fit observation_space {self.space}", str(error))
-        return np.concatenate(parts, dtype=self.dtype, casting="unsafe")
+        with np.errstate(over="ignore"):  # float64 that float32 cannot hold becomes infinite, which is looked for later
+            return np.concatenate(parts, dtype=self.dtype, casting="unsafe")
 
     def _number(self, reward: Any) -> float:
-        try:
-            return float(np.asarray(reward, dtype=np.float64).reshape(()))
-        except (TypeError, ValueError):
-            return self._refuse("a reward must be one number", described(reward))
+        if type(reward) is float:
+            return reward
+        number = _scalar(reward, "biuf")
+        return self._refuse("a reward must be one number", described(reward)) if number is None else float(number)
 
     def _flag(self, value: Any) -> bool:
         if type(value) is bool:
             return value
-        array = np.asarray(value)
-        if array.size == 1 and array.dtype.kind in "biu":
-            return bool(array.reshape(()))
-        return self._refuse("terminated and truncated must be one truth value each", described(value))
+        flag = _scalar(value, "biu")
+        if flag is None:
+            self._refuse("terminated and truncated must be one truth value each", described(value))
+        return bool(flag)
 
     def _refuse(self, rule: str, arrived: str) -> Any:
         raise EnvError(
@@ -150,7 +151,7 @@ def columns(space: spaces.Space, value: Any) -> list[np.ndarray]:
         return [leaf for part, inner in zip(space.spaces, value, strict=True) for leaf in columns(part, inner)]
     try:
         array = np.asarray(value)
-    except ValueError:  # lists of unequal lengths
+    except (TypeError, ValueError):  # lists of unequal lengths, tensors without data
         raise ValueError(described(value)) from None
     if array.shape != space.shape or array.dtype.kind not in "biuf":
         raise ValueError(described(value))
@@ -165,6 +166,15 @@ def columns(space: spaces.Space, value: Any) -> list[np.ndarray]:
     if array.dtype.kind == "f" or not ((array >= start) & (array < start + several)).all():
         raise ValueError(f"{array.tolist()} ({array.dtype})")
     return [(array - start).reshape(-1)]
+
+
+def _scalar(value: Any, kinds: str) -> Any:
+    """The one number in a value, where it is of one of numpy's kinds; None for everything else."""
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError):  # lists of unequal lengths, tensors without data
+        return None
+    return array.reshape(()) if array.size == 1 and array.dtype.kind in kinds else None
 
 
 def described(value: Any) -> str:

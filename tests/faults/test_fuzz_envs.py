@@ -185,6 +185,13 @@ def test_the_message_holds_the_rule_and_what_arrived(step, words):
         env.step(torch.zeros(2, dtype=torch.int64))
 
 
+def test_an_obs_too_large_for_float32_is_infinite_and_said_so():
+    space = spaces.Box(-np.inf, np.inf, (), np.float64)
+    env = open_env((space, spaces.Discrete(2), (np.array(1e300), {}), [(np.array(0.0), 0.0, False, False, {})]))
+    with pytest.raises(NonFiniteError, match="observation values that are NaN or infinite in row 0"):
+        env.reset()
+
+
 def test_episodes_of_one_step_are_episodes():
     env = open_env((spaces.Discrete(3), spaces.Discrete(2), (0, {}), [(2, 1.0, True, False, {})]))
     env.reset()
