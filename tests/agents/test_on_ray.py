@@ -75,3 +75,27 @@ def test_more_processes_than_the_cluster_has_cpus_are_refused(ray_here, fails, t
     assert fails(*GRID, "--workers", "5", "--seeds", "5", "--out", str(tmp_path)) == said.format(5)
     words = ["--collector", "ray", "--num-collectors", "8", "--run-dir", str(tmp_path / "run")]
     assert fails("train", *words) == said.format(8)
+
+
+def test_a_ray_that_the_command_starts_refuses_strangers(tmp_path):
+    code = (
+        "from mru_rl.agents.on_ray import guard_local_ray, ray_session; guard_local_ray()\n"
+        "with ray_session(1) as ray:\n"
+        "    one = ray.remote(lambda: 1)\n"
+        "    print(ray.get(one.remote()), ray.get_runtime_context().gcs_address, flush=True)\n"
+        "    input()\n"
+    )
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    started = subprocess.Popen(
+        [sys.executable, "-c", code], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        one, address = started.stdout.readline().split()
+        assert one == "1"
+        stranger = f"import ray; ray.init(address={address!r})"
+        home = env | {"HOME": str(tmp_path)}  # a token that Ray left in the home directory is another one
+        joined = subprocess.run([sys.executable, "-c", stranger], env=home, capture_output=True, text=True, timeout=120)
+        assert joined.returncode == 1
+        assert "onnect" in joined.stderr or "uthenticat" in joined.stderr
+    finally:
+        started.communicate("\n", timeout=120)
