@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mru_rl.agents import signals
-from mru_rl.agents.on_ray import guard_local_ray
 
 _HELP = """\
 usage: mru-rl COMMAND [options]
@@ -51,7 +50,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         print(f"mru_rl {__version__}")
         return
-    guard_local_ray()
     command, *rest = words
     if command not in _COMMANDS:
         _fail(f"there is no command {command!r}; {_nearest(command, _COMMANDS)}commands are {', '.join(_COMMANDS)}")

@@ -3,31 +3,19 @@
 RAY_ADDRESS names the cluster to work on, as host:port of its head, or `auto` for one that `ray start` began on this
 machine; without it Ray is started here, for the length of the work. Every machine needs the same mru_rl. A cluster that
 asks for a token gets it as Ray documents: RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, the same on every machine and here.
-Ray listens on all of a machine's addresses, and runs what it is sent: one that the command `mru-rl` starts here asks for a
-random token.
+Ray listens on all of a machine's addresses and runs what it is sent: from 2.60 on, one that is started here asks for a token
+that only its own processes know.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
-
-
-def guard_local_ray() -> None:
-    """Have a Ray that is started here ask for a random token.
-
-    Ray reads it when it is imported, and torchrl imports Ray where it is installed: to be called before both. Does nothing
-    where it is too late, where RAY_ADDRESS names a cluster, and where RAY_AUTH_MODE says what is wanted.
-    """
-    if "ray" not in sys.modules and not {"RAY_ADDRESS", "RAY_AUTH_MODE"} & set(os.environ):
-        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
 def import_ray() -> Any:
