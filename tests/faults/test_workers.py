@@ -131,7 +131,8 @@ def test_limits_that_are_none_are_refused(misbehaving, limit):
 # no orphans
 
 PARENT = """
-import sys, torch
+import signal, sys, torch
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test begun in the background of a shell ignores it
 sys.path.insert(0, {folder!r})
 import conftest  # registers the env
 from mru_rl.envs import make
