@@ -94,7 +94,8 @@ class R2D2:
         if self.burn_in:
             with torch.no_grad():
                 state = network.core.advance(x[:, : self.burn_in], state, is_init[:, : self.burn_in])
-        return network(x[:, self.burn_in :], state, is_init[:, self.burn_in :]).params
+        y, _ = network.core(x[:, self.burn_in :], state, is_init[:, self.burn_in :])
+        return network.actor(y)
 
 
 LOSS_METRICS = ("loss", "td_error", "q_mean", "grad_norm")
