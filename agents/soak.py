@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mru_rl.agents.config import require
+from mru_rl.agents.processes import descendants
 
 _RUN = (
     "--env popgym-RepeatFirstEasy-v0 --core bmru+mingru --steps 1000000000000 --num-envs 8 --segment 32 --hidden-size 16 "
@@ -43,26 +44,10 @@ class Sample(NamedTuple):
     metrics_bytes: int
 
 
-def descendants(pid: int) -> set[int]:
-    """A process and all below it, from /proc."""
-    below: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            name, _, rest = stat.read_text().rpartition(")")
-        except OSError:  # it ended meanwhile
-            continue
-        below.setdefault(int(rest.split()[1]), []).append(int(name.split()[0]))
-    found, new = set(), [pid]
-    while new:
-        found |= set(new)
-        new = [child for parent in new for child in below.get(parent, [])]
-    return found
-
-
 def sample(pid: int, run: Path, seconds: float) -> Sample:
     """What a run's processes use now."""
     resident = files = threads = processes = 0
-    for process in descendants(pid):
+    for process in {pid} | descendants(pid):
         place = Path(f"/proc/{process}")
         try:
             resident += int((place / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -10,10 +10,12 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from mru_rl.agents.processes import alive, descendants
 
 _SERVER = multiprocessing.get_context("forkserver")
 """Forks each command from a process that has imported torch and never used it: starting takes no seconds."""
@@ -92,7 +94,7 @@ class Command:
 
     def end_with(self, signum: int) -> int:
         """Send a signal, wait until the process and all it has started are gone; the exit status."""
-        below = list(descendants(self.pid))
+        below = descendants(self.pid)
         self.send(signum)
         status = self.join()
         deadline = time.monotonic() + 30
@@ -117,23 +119,6 @@ class Command:
     @property
     def stderr(self) -> str:
         return (self.folder / "stderr").read_text()
-
-
-def descendants(pid: int) -> Iterator[int]:
-    """Processes that this one started, and theirs."""
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            for child in map(int, task.read_text().split()):
-                yield child
-                yield from descendants(child)
-
-
-def alive(pid: int) -> bool:
-    """Whether a process is there and not waiting to be buried."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def _serve(words: list[str], folder: Path, moment: Moment | None, limits: Limits, tell: Connection) -> None:

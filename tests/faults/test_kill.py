@@ -15,8 +15,9 @@ import pytest
 from mru_rl.agents.checkpoint import list_checkpoints
 from mru_rl.agents.faults import __main__ as faults
 from mru_rl.agents.faults import kills
-from mru_rl.agents.faults.commands import Moment, alive, descendants
+from mru_rl.agents.faults.commands import Moment
 from mru_rl.agents.faults.runs import Task, begin, complete, lost
+from mru_rl.agents.processes import alive, descendants
 
 
 def assert_survived(*tried: kills.Tried) -> None:
@@ -74,7 +75,7 @@ def test_a_second_signal_ends_a_run_at_once_and_it_goes_on_from_its_checkpoint(t
 
 def test_a_benchmark_ended_by_a_signal_leaves_no_worker_and_says_how_to_go_on(tmp_path):
     command = kills.begin_grid(tmp_path / "grid")
-    below = list(descendants(command.pid))
+    below = descendants(command.pid)
     assert len(below) >= 1, "a worker is training"
     assert command.end_with(signal.SIGTERM) == 143  # and waits until all of them are gone
     assert "0 finished runs in" in command.stderr

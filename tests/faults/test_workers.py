@@ -17,7 +17,7 @@ import torch
 from mru_rl.agents import train
 from mru_rl.agents.cli import main
 from mru_rl.agents.config import PPOConfig
-from mru_rl.agents.soak import descendants
+from mru_rl.agents.processes import alive, descendants
 from mru_rl.envs import make
 from mru_rl.envs.rows import EnvError
 
@@ -149,18 +149,6 @@ if __name__ == "__main__":
 """
 
 
-def alive(pids: set[int]) -> set[int]:
-    there = set()
-    for pid in pids:
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:
-            continue
-        if state != "Z":
-            there.add(pid)
-    return there
-
-
 @pytest.mark.parametrize(
     ("fault", "end", "how"),
     [
@@ -178,7 +166,7 @@ def test_no_process_is_left_however_the_run_ends(tmp_path, fault, end, how):
         [sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
     assert parent.stdout.readline() == "ready\n"
-    below = descendants(parent.pid) - {parent.pid}
+    below = descendants(parent.pid)
     assert len(below) >= 6, "fork server, resource tracker, two workers, a child of each"
     parent.stdin.write("go on\n")
     parent.stdin.flush()
@@ -189,6 +177,6 @@ def test_no_process_is_left_however_the_run_ends(tmp_path, fault, end, how):
     parent.stdin.close()
     parent.stdout.close()
     deadline = time.monotonic() + 10
-    while alive(below) and time.monotonic() < deadline:
+    while any(map(alive, below)) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not alive(below)
+    assert not any(map(alive, below))

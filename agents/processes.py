@@ -1,0 +1,30 @@
+"""Processes of this machine as /proc shows them. Linux only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def descendants(pid: int) -> set[int]:
+    """All processes below one, itself not included."""
+    below: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            name, _, rest = stat.read_text().rpartition(")")
+        except OSError:  # it ended meanwhile
+            continue
+        below.setdefault(int(rest.split()[1]), []).append(int(name.split()[0]))
+    found: set[int] = set()
+    new = below.get(pid, [])
+    while new:
+        found |= set(new)
+        new = [child for parent in new for child in below.get(parent, [])]
+    return found
+
+
+def alive(pid: int) -> bool:
+    """Whether a process is there and not waiting to be buried."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
