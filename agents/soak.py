@@ -1,7 +1,8 @@
 """A run watched from outside for what grows: `python -m mru_rl.agents.soak --minutes 30 --out DIR`.
 
 Trains a small agent with `mru-rl train` in a process of its own until the time is up, and notes resident memory, open
-files and threads of that process and all below it, and the size of metrics.jsonl. Linux only: all of it is read in /proc.
+files and threads of that process and all below it, and the size of metrics.jsonl. Writes samples.jsonl, soak.json and
+soak.png. Linux only: all of it is read in /proc.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,10 +19,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import matplotlib
+
+matplotlib.use("Agg")
 import numpy as np
+from matplotlib import pyplot as plt
 
 from mru_rl.agents.config import require
+from mru_rl.agents.plots import save_atomically
 from mru_rl.agents.processes import descendants
+from mru_rl.agents.progress import Progress
+from mru_rl.agents.runs import provenance, write_json
 
 _RUN = (
     "--env popgym-RepeatFirstEasy-v0 --core bmru+mingru --steps 1000000000000 --num-envs 8 --segment 32 --hidden-size 16 "
@@ -77,7 +86,11 @@ def watch(out: Path, minutes: float, algorithm: str = "ppo", words: Sequence[str
     command = [sys.executable, "-m", "mru_rl.agents.cli", "train", algorithm, *options]
     every = max(min(10.0, minutes * 60 / 40), 0.25)
     samples: list[Sample] = []
-    with (out / "output.txt").open("w") as output, (out / "samples.jsonl").open("w") as kept:
+    with (
+        (out / "output.txt").open("w") as output,
+        (out / "samples.jsonl").open("w") as kept,
+        Progress("soak", round(minutes * 60), "seconds") as progress,
+    ):
         process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
         try:
             while not (run / "checkpoints").is_dir() and process.poll() is None:
@@ -87,6 +100,7 @@ def watch(out: Path, minutes: float, algorithm: str = "ppo", words: Sequence[str
                 samples.append(sample(process.pid, run, now))
                 kept.write(json.dumps(samples[-1]._asdict()) + "\n")
                 kept.flush()
+                progress.show(round(now), f"{samples[-1].updates:,} updates, {samples[-1].resident / 2**20:,.1f} MiB")
                 time.sleep(every)
             if process.poll() is not None:
                 said = (out / "output.txt").read_text().strip().splitlines()
@@ -136,6 +150,26 @@ def report(found: dict[str, float]) -> str:
     )
 
 
+def draw(samples: list[Sample], path: Path, title: str) -> None:
+    """Memory, and open files and threads, against updates, warm-up shaded. Writes a PNG."""
+    figure, (memory, counts) = plt.subplots(2, 1, figsize=(7, 5), sharex=True, layout="constrained")
+    updates = [s.updates for s in samples]
+    memory.plot(updates, [s.resident / 2**20 for s in samples], color="#0b6e99")
+    memory.set(ylabel="resident memory (MiB)", title=title)
+    for name, color in (("files", "#b3541e"), ("threads", "#4c7a34"), ("processes", "#777777")):
+        counts.plot(updates, [getattr(s, name) for s in samples], color=color, label=name)
+    counts.set(xlabel="updates", ylabel="open")
+    counts.xaxis.set_major_formatter("{x:,.0f}")
+    counts.legend(frameon=False, ncols=3, loc="upper right")
+    for axes in (memory, counts):
+        axes.axvspan(0, updates[int(len(samples) * _WARM_UP)], color="#eeeeee", lw=0)
+        axes.set_ylim(0, axes.get_ylim()[1] * 1.1)
+        axes.set_xlim(0, updates[-1])
+        axes.spines[["top", "right"]].set_visible(False)
+    save_atomically(figure, path, dpi=130)
+    plt.close(figure)
+
+
 def main(words: list[str] | None = None) -> None:
     """Entry point of `python -m mru_rl.agents.soak`."""
     parser = argparse.ArgumentParser(
@@ -143,17 +177,24 @@ def main(words: list[str] | None = None) -> None:
         epilog="All other options go to `mru-rl train`.",
     )  # fmt: skip
     parser.add_argument(
-        "--out", type=Path, required=True, help="new directory for the run, samples.jsonl and soak.json"
+        "--out", type=Path, required=True, help="new directory for the run, its samples, soak.json and soak.png"
     )
     parser.add_argument("--minutes", type=float, default=30.0, help="how long to train (default 30)")
     parser.add_argument("--algorithm", choices=tuple(_LEARNING), default="ppo", help="default ppo")
     args, rest = parser.parse_known_args(words)
     try:
-        found = summary(watch(args.out, args.minutes, args.algorithm, rest))
+        samples = watch(args.out, args.minutes, args.algorithm, rest)
+        found = summary(samples)
     except ValueError as error:
         parser.error(str(error))
-    (args.out / "soak.json").write_text(
-        json.dumps({"algorithm": args.algorithm, "options": rest, **found}, indent=2) + "\n"
+    made = provenance("cpu")
+    made["command"] = shlex.join(["python", "-m", "mru_rl.agents.soak", *(sys.argv[1:] if words is None else words)])
+    of_run = [*_RUN.split(), *_LEARNING[args.algorithm].split(), *rest]
+    write_json(args.out / "soak.json", {"algorithm": args.algorithm, "options": of_run, **found} | made)
+    draw(
+        samples,
+        args.out / "soak.png",
+        f"{found['updates']:,.0f} updates of {args.algorithm} in {found['minutes']:g} minutes",
     )
     print(report(found))
 

@@ -12,6 +12,7 @@ import fcntl
 import logging
 import multiprocessing
 import os
+import pickle
 import select
 import selectors
 import signal
@@ -32,6 +33,8 @@ START_SECONDS = 300.0
 """An env is to be made within this time; many processes that import at once on few cores are slow."""
 CLOSE_SECONDS = 5.0
 """Processes that are asked to close their env and have not after this time are killed."""
+_LENGTH = 8
+"""Bytes before an answer that say how long it is."""
 
 _log = logging.getLogger("mru_rl.envs")
 
@@ -102,11 +105,15 @@ class WorkerRows:
         while waiting:
             ready = self._selector.select(max(deadline - time.monotonic(), 0))
             for row in {key.data for key, _ in ready} & waiting:
-                waiting.remove(row)
                 try:
-                    answers[row] = self._workers[row].receive()
+                    answer = self._workers[row].receive()
                 except EnvError as error:
+                    waiting.remove(row)
                     failed[row] = error
+                    continue
+                if answer is not None:
+                    waiting.remove(row)
+                    answers[row] = answer
             if waiting and time.monotonic() >= deadline:
                 for row in waiting:
                     failed[row] = self._workers[row].hung(seconds)
@@ -151,26 +158,39 @@ class _Worker:
 
     def __init__(self, context: Any, make: CloudpickleWrapper, row: int) -> None:
         self.row = row
+        self._come = bytearray()
         self.pipe, theirs = context.Pipe()
         self._dump, dump = context.Pipe(duplex=False)  # where the worker says where it crashed or hangs
-        self.process = context.Process(target=_serve, args=(make, row, theirs, dump), daemon=True)
+        self._life, life = context.Pipe(
+            duplex=False
+        )  # nothing is ever sent: the worker ends with the reader, which is here
+        self.process = context.Process(target=_serve, args=(make, row, theirs, dump, life), daemon=True)
         self.process.start()
         theirs.close()
         dump.close()
+        life.close()
 
     def send(self, request: tuple[str, Any]) -> None:
         with contextlib.suppress(OSError):  # one that is dead is noticed when its answer is read
             self.pipe.send(request)
 
     def receive(self) -> Any:
-        """Its answer. Raises EnvError where the env raised or the process is gone."""
-        try:
-            answer = self.pipe.recv()
-        except (EOFError, OSError):
+        """Its answer, None while parts of it are to come. To be called where there is something to read, and never waits:
+        a worker that stops in the middle of its answer hangs like any other.
+
+        Raises EnvError where the env raised or the process is gone.
+        """
+        piece = b""
+        with contextlib.suppress(OSError):
+            piece = os.read(self.pipe.fileno(), 2**16)
+        if not piece:
             self.process.join(CLOSE_SECONDS)
-            raise EnvError(
-                f"the worker of row {self.row} died ({_exit(self.process.exitcode)})", self._dumped()
-            ) from None
+            raise EnvError(f"the worker of row {self.row} died ({_exit(self.process.exitcode)})", self._dumped())
+        self._come += piece
+        if len(self._come) < _LENGTH or len(self._come) < _LENGTH + int.from_bytes(self._come[:_LENGTH], "little"):
+            return None
+        answer = pickle.loads(memoryview(self._come)[_LENGTH:])
+        self._come = bytearray()
         if isinstance(answer, EnvError):
             raise answer
         return answer
@@ -207,6 +227,7 @@ class _Worker:
         self.process.close()
         self.pipe.close()
         self._dump.close()
+        self._life.close()
 
 
 def _kill_all(workers: list[_Worker]) -> None:
@@ -214,29 +235,38 @@ def _kill_all(workers: list[_Worker]) -> None:
         worker.end()
 
 
-def _serve(make: CloudpickleWrapper, row: int, pipe: Any, dump: Any) -> None:
+def _serve(make: CloudpickleWrapper, row: int, pipe: Any, dump: Any, life: Any) -> None:
     """What a worker does: makes the env and answers requests, until the pipe closes."""
-    _end_with_the_reader_of(dump.fileno())
+    _end_with_the_reader_of(life.fileno())
     faulthandler.enable(dump.fileno())
     faulthandler.register(signal.SIGUSR1, dump.fileno())
     try:
         env = Row(make.fn, row)
-        pipe.send("made")
+        _answer(pipe, "made")
         while True:
             request, argument = pipe.recv()
             if request == "close":
                 env.close()
                 return
-            pipe.send(env.step(argument) if request == "step" else env.reset(argument))
+            _answer(pipe, env.step(argument) if request == "step" else env.reset(argument))
     except EnvError as error:
-        pipe.send(error)
+        _answer(pipe, error)
     except (EOFError, OSError):  # the parent is gone
         return
 
 
+def _answer(pipe: Any, answer: Any) -> None:
+    """Send an answer with its length before it."""
+    body = pickle.dumps(answer, pickle.HIGHEST_PROTOCOL)
+    rest = memoryview(len(body).to_bytes(_LENGTH, "little") + body)
+    while rest:
+        rest = rest[os.write(pipe.fileno(), rest) :]
+
+
 def _end_with_the_reader_of(fd: int) -> None:
     """Have the kernel kill this process and those it starts when the last reader of a pipe is gone: the parent, however
-    it ended. Whatever they are busy with then, Python code of theirs need not run for it."""
+    it ended. Whatever they are busy with then, Python code of theirs need not run for it. It kills for whatever is
+    read from the pipe as well, so nothing is to be sent there."""
     os.setpgid(0, 0)
     if not hasattr(fcntl, "F_SETSIG"):  # Linux alone; elsewhere a worker ends when it next asks for a request
         return

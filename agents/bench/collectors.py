@@ -20,6 +20,7 @@ import torch
 
 from mru_rl.agents.algorithms import make_trainer
 from mru_rl.agents.bench.options import Parser
+from mru_rl.agents.checkpoint import write_atomically
 from mru_rl.agents.config import PPOConfig, require
 from mru_rl.agents.on_ray import ray_session
 from mru_rl.agents.rollout import RolloutSource
@@ -113,5 +114,5 @@ def main(words: list[str], name: str = "collectors") -> None:
             f"\n`{made['command']}`, commit {made['commit']}, {machine['cpu']}, {machine['cores']} cores, one thread a process, "
             f"load average {made['load_average']:.1f}, versions {made['versions']}\n"
         )
-        (args.out / "collectors.md").write_text(table(speeds) + foot)
+        write_atomically(args.out / "collectors.md", (table(speeds) + foot).encode())
         print(f"written: {args.out / 'collectors.md'}")

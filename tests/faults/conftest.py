@@ -26,18 +26,19 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])  # worker processes 
 class Misbehaving(gymnasium.Env):
     """Counts its steps of an episode in obs, and does `fault` at step `at` of one; a path `once`: in one env, once.
 
-    Episodes last `length` steps. child: keeps a process of its own running beside it. home: the only process it can be
-    made in.
+    Episodes last `length` steps, obs have `width` numbers. child: keeps a process of its own running beside it. home:
+    the only process it can be made in.
     """
 
-    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,))
     action_space = gymnasium.spaces.Discrete(2)
 
     def __init__(
-        self, fault: str = "none", at: int = 3, once: str = "", length: int = 1000, child: bool = False, home: int = 0
-    ):
+        self, fault: str = "none", at: int = 3, once: str = "", length: int = 1000, width: int = 2, child: bool = False,
+        home: int = 0,
+    ):  # fmt: skip
         if home and home != os.getpid():
             raise RuntimeError("made in another process")
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (width,))
         self.fault, self.at, self.once, self.length = fault, at, once, length
         self.child = subprocess.Popen(["sleep", "600"]) if child else None
 
@@ -52,7 +53,9 @@ class Misbehaving(gymnasium.Env):
             self.child.wait()
 
     def see(self) -> np.ndarray:
-        return np.array([self.count, 1], dtype=np.float32)
+        obs = np.ones(self.observation_space.shape, dtype=np.float32)
+        obs[0] = self.count
+        return obs
 
     def step(self, action):
         self.count += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from matplotlib.image import imread
 
 from mru_rl.agents.soak import Sample, main, summary, watch
 
@@ -59,7 +60,13 @@ def assert_flat(found: dict, *, rise: float) -> None:
 
 def test_half_a_minute_of_training_is_flat_after_warm_up(tmp_path, capsys):
     assert_flat(soak(tmp_path / "soak", "0.4"), rise=16)
-    assert "MiB per 1,000 updates" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "MiB per 1,000 updates" in printed.out
+    assert "of 24 seconds" in printed.err
+    assert imread(tmp_path / "soak" / "soak.png").shape[:2] == (650, 910)
+    made = json.loads((tmp_path / "soak" / "soak.json").read_text())
+    assert made["command"] == f"python -m mru_rl.agents.soak --out {tmp_path / 'soak'} --minutes 0.4"
+    assert {"commit", "versions", "machine", "options"} <= made.keys()
 
 
 @pytest.mark.slow

@@ -48,6 +48,18 @@ def test_the_row_of_a_failed_worker_is_cut_and_goes_on_while_the_others_notice_n
         assert env.worker_restarts == 1
 
 
+def test_a_worker_that_stops_in_the_middle_of_an_answer_hangs_like_any_other(misbehaving):
+    with make(misbehaving, 1, workers="process", worker_seconds=1.0, width=2**21) as env:
+        env.reset()
+        worker = env._rows._workers[0]
+        worker.send(("step", 0))
+        time.sleep(0.5)  # the pipe is full by now, and most of the answer to come
+        os.kill(worker.process.pid, signal.SIGSTOP)
+        cut = env.step(ACTION[:1])
+        assert (cut.truncated.item(), cut.obs[0, 0].item(), env.worker_restarts) == (True, 0, 1)
+        assert env.step(ACTION[:1]).obs[0].tolist() == [1] * 2**21
+
+
 @pytest.mark.parametrize(
     ("fault", "words", "traced"),
     [
