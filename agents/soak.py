@@ -163,7 +163,7 @@ def draw(samples: list[Sample], path: Path, title: str) -> None:
     counts.legend(frameon=False, ncols=3, loc="upper right")
     for axes in (memory, counts):
         axes.axvspan(0, updates[int(len(samples) * _WARM_UP)], color="#eeeeee", lw=0)
-        axes.set_ylim(0, axes.get_ylim()[1] * 1.1)
+        axes.set_ylim(0, axes.get_ylim()[1] * 1.3)
         axes.set_xlim(0, updates[-1])
         axes.spines[["top", "right"]].set_visible(False)
     save_atomically(figure, path, dpi=130)

@@ -28,7 +28,7 @@ KILLS_PER_RUN = 4
 def main(words: Sequence[str] | None = None) -> None:
     """Try the faults, print the table, write it with --out; exit status 1 where one was not survived."""
     parser = argparse.ArgumentParser(prog="python -m mru_rl.agents.faults", description=__doc__)
-    parser.add_argument("--full", action="store_true", help="200 kills of runs and all else; about 20 minutes")
+    parser.add_argument("--full", action="store_true", help="200 kills of runs and all else; 10 to 20 minutes")
     parser.add_argument("--kills", type=int, help="how often runs are killed (default 10, 200 with --full)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments and of what is run (default 0)")
     parser.add_argument("--out", type=Path, help="file for the table, in markdown")
