@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
@@ -31,6 +32,10 @@ def write_atomically(path: Path, content: bytes) -> None:
 
     Raises OSError naming the file where it cannot be written, as on a full disk; what was there before still is.
     """
+    if (
+        path.exists() and not path.is_file()
+    ):  # a directory, or a device that the rename would put a file in the place of
+        raise FileExistsError(errno.EEXIST, "is there and no regular file; name another", str(path))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -96,7 +101,7 @@ def list_checkpoints(directory: Path) -> list[Path]:
     return sorted((p for p in directory.glob("step_*.pt") if re.fullmatch(r"step_\d+\.pt", p.name)), reverse=True)
 
 
-def newest_checkpoint(directory: Path, warn: Callable[[str], None] | None = None) -> tuple[Path, dict[str, Any]]:
+def newest_checkpoint(directory: Path, say: Callable[[str], None] | None = None) -> tuple[Path, dict[str, Any]]:
     """The newest intact checkpoint and its content; a damaged newer one is passed over, and said so on stderr.
 
     A file that cannot be read counts as damaged, one of another format does not. Raises CheckpointError where there is
@@ -115,7 +120,7 @@ def newest_checkpoint(directory: Path, warn: Callable[[str], None] | None = None
             problems.append(str(error))
             continue
         for problem in problems:
-            (warn or _to_stderr)(f"{problem}; using {path.name}, the newest intact one")
+            (say or warn)(f"{problem}; using {path.name}, the newest intact one")
         return path, content
     raise CheckpointError(problems[0])
 
@@ -139,5 +144,6 @@ def delete_leftovers(directory: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _to_stderr(message: str) -> None:
+def warn(message: str) -> None:
+    """Say on stderr what went wrong and was got over."""
     print(f"mru-rl: warning: {message}", file=sys.stderr)

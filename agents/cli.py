@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with signals.raising() as request:
             _COMMANDS[command](rest)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader, such as head, has seen enough
+        _silence(sys.stdout)  # the reader, such as head, has seen enough
     except KeyboardInterrupt as error:
         print(f"mru-rl: {str(error) or 'interrupted'}", file=sys.stderr)
         raise SystemExit(signals.exit_status(error, request)) from None
@@ -116,8 +116,8 @@ def _resume(words: list[str]) -> None:
 
     run = Run.open(args.run)
     trainer, lost = train.resume(run, load_config(run))
-    print(
-        "\n  ".join([f"resuming {run.path} at {trainer.steps:,} of {trainer.config.steps:,} steps", *lost]), flush=True
+    _say(
+        [f"resuming {run.path} at {trainer.steps:,} of {trainer.config.steps:,} steps", *(f"  {what}" for what in lost)]
     )
     _run_to_end(run, trainer)
 
@@ -132,7 +132,7 @@ def _run_to_end(run: Any, trainer: Any) -> None:
             train.run_to_end(run, trainer, lambda: bool(request))
     except OSError as error:
         raise OSError(
-            f"{error}; the last checkpoint is intact: make room or mend the directory, then {go_on}"
+            f"{error}; every checkpoint there was is intact: make room or mend the directory, then {go_on}"
         ) from error
     if request.signum is not None:
         done = f"stopped after {trainer.steps:,} of {trainer.config.steps:,} steps, with a checkpoint; {go_on}"
@@ -164,7 +164,8 @@ def _eval(words: list[str]) -> None:
     if result["success_rate"] is not None:
         print(f"  success  {result['success_rate']:.3f}")
     if result["score"] is not None:
-        print(f"  score    {result['score']:.3f}  (0 without memory, 1 perfect; see mru_rl.envs.scores)")
+        zero, one = result["score_scale"]
+        print(f"  score    {result['score']:.3f}  (0: {zero}, 1: {one}; see mru_rl.envs.scores)")
     print(f"  length   {result['length_mean']:.1f} steps")
 
 
@@ -288,28 +289,39 @@ def _announce(run: Any, trainer: Any) -> None:
 
     config = trainer.config
     count = sum(p.numel() for p in trainer.policy.parameters())
-    print(f"training {config.core} on {config.env} for {config.steps:,} steps into {run.path}")
-    print(
-        f"  {count:,} parameters, {config.num_envs} envs, seed {config.seed}, {trainer.device}, {config.threads} threads"
-    )
-    for note in trainer.notes():
-        print(f"  {note}")
+    lines = [
+        f"training {config.core} on {config.env} for {config.steps:,} steps into {run.path}",
+        f"  {count:,} parameters, {config.num_envs} envs, seed {config.seed}, {trainer.device}, {config.threads} threads",
+        *(f"  {note}" for note in trainer.notes()),
+    ]
     for name, reason in trainer.reasons.items():
         value = getattr(config, name)
-        print(f"  {flag(name)} {value if isinstance(value, bool) else f'{value:.4g}'}: {reason}")
-    sys.stdout.flush()
+        lines.append(f"  {flag(name)} {f'{value:.4g}' if isinstance(value, float) else value}: {reason}")
+    _say(lines)
+
+
+def _say(lines: Sequence[str]) -> None:
+    """Print what a run does not depend on: nobody listening any more is no reason not to train."""
+    try:
+        print("\n".join(lines), flush=True)
+    except OSError:
+        _silence(sys.stdout)
+
+
+def _silence(stream: Any) -> None:
+    """Have what is still written to a stream go nowhere, also at the end of the process."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _summary(run: Any, trainer: Any) -> None:
     records = run.metrics()
     last = records[-1] if records else {}
     seconds = f"{last['seconds']:.0f} s" if "seconds" in last else "no time"
-    print(f"done: {trainer.steps:,} steps in {seconds}")
+    lines = [f"done: {trainer.steps:,} steps in {seconds}"]
     if "return_mean" in last:
         success = f", success {last['success_rate']:.2f}" if "success_rate" in last else ""
-        print(f"  return {last['return_mean']:.3f}{success} over the last 100 episodes, actions sampled")
-    print(f"  learning curve: {run.path / 'learning_curve.png'}")
-    print(f"  next: mru-rl eval {run.path}")
+        lines.append(f"  return {last['return_mean']:.3f}{success} over the last 100 episodes, exploring")
+    _say([*lines, f"  learning curve: {run.path / 'learning_curve.png'}", f"  next: mru-rl eval {run.path}"])
 
 
 def _table(header: list[str], rows: list[list[str]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,9 +123,19 @@ def read_pairs(words: list[str]) -> dict[str, Any]:
         if not sign or not name.isidentifier():
             raise ValueError(f"env options are written name=value, as in length=100, got {word!r}")
         try:
-            pairs[name] = ast.literal_eval(value)
+            read = ast.literal_eval(value)
+            pairs[name] = (
+                int(read) if isinstance(read, float) and read.is_integer() and "." not in value else read
+            )  # 1e4
         except (ValueError, SyntaxError):
             pairs[name] = {"true": True, "false": False, "none": None}.get(value.lower(), value)
+        try:
+            json.dumps(pairs[name])
+        except TypeError:
+            raise ValueError(
+                f"env options are kept in config.json, which holds numbers, words, true, false, none, lists and dicts of them; "
+                f"got {word!r}"
+            ) from None
     return pairs
 
 

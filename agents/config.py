@@ -68,7 +68,8 @@ class TrainConfig:
     """long starts the cells so that memories last up to the env's horizon (chrono biases, slower decays), where their
     papers' own start was made for shorter delays"""
     carry_share: float = 0.5
-    """carry-bmru only: share of the run over which what a write keeps of the old value falls from a half to nothing"""
+    """carry-bmru only: share of the run over which what a write keeps of the old value falls to nothing, from a half or from
+    what the core spec says (carry-bmru:64:carry=0.3)"""
     previous_action: bool | None = None
     """give the agent its previous action as an input; where not given, only if observations depend on actions: otherwise
     its own actions would be a memory outside it"""
@@ -91,6 +92,7 @@ class TrainConfig:
         )
         require(self.worker_seconds > 0, f"--worker-seconds must be positive, got {self.worker_seconds}")
         require(self.worker_restarts >= 0, f"--worker-restarts must not be negative, got {self.worker_restarts}")
+        require(0 <= self.carry_share <= 1, f"--carry-share must lie in [0, 1], got {self.carry_share}")
         require(self.surrogate_slope > 0, f"--surrogate-slope must be positive, got {self.surrogate_slope}")
         require(
             self.checkpoint_seconds >= 0, f"--checkpoint-seconds must not be negative, got {self.checkpoint_seconds}"

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from mru_rl.agents.actions import ActionHead
 from mru_rl.agents.algorithms import config_from_json, trainer_of
 from mru_rl.agents.config import TrainConfig, require
-from mru_rl.agents.networks import Policy
+from mru_rl.agents.networks import Policy, QNetwork
 from mru_rl.agents.progress import Progress
 from mru_rl.agents.runs import Run
 from mru_rl.agents.trainer import check_made_by, load_policy, make_env
 from mru_rl.envs import AgentInput
 from mru_rl.envs.base import NonFiniteError
-from mru_rl.envs.scores import has_score, normalised_score
+from mru_rl.envs.scores import has_score, normalised_score, scale
 
 STRETCH_NUMBERS = 2**18
 """(step, unit) pairs of a stretch, 1 MiB a tensor: measured on one EPYC core with three cores, 2^17 to 2^19 are fastest."""
@@ -196,14 +196,19 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """What `mru-rl eval` prints: the newest checkpoint of a run on its env, options of the env overridden.
 
-    episodes: rounded up to fill the rows of the env; None: as many as `episodes_for` gives.
+    episodes: rounded up to fill the rows of the env; None: as many as `episodes_for` gives. Raises ValueError for a
+    sample of a run whose network gives no probabilities.
     """
     if episodes is None:
-        with make_env(load_config(run), 1, seed, **env_kwargs) as one:
+        with make_env(load_config(run), 1, seed, env_kwargs) as one:
             episodes = episodes_for(one.horizon or 1)
     rows = min(num_envs, episodes)
     episodes = -(-episodes // rows) * rows
     config, env, head, policy, steps = load_agent(run, rows, env_kwargs, seed)
+    require(
+        not (sample and isinstance(policy, QNetwork)),
+        "--sample draws actions from a policy's probabilities, got a run of R2D2, whose network gives values; leave it out",
+    )
     if env.can_unroll and not sample:
         result = evaluate_open_loop(policy, head, env, episodes)
     else:
@@ -218,6 +223,7 @@ def evaluate_run(
         "return_ci95": list(result.return_ci95),
         "success_rate": result.success_rate,
         "score": normalised_score(env, result.return_mean) if has_score(env) else None,
+        "score_scale": list(scale(env)) if has_score(env) else None,
         "episodes": len(result.returns),
         "length_mean": sum(result.lengths) / len(result.lengths),
         "steps": steps,
@@ -241,7 +247,7 @@ def load_agent(run: Run, rows: int, env_kwargs: dict[str, Any], seed: int) -> Ag
     torch.set_num_threads(config.threads)
     saved = run.checkpoint()
     check_made_by(saved, config)
-    env = make_env(config, rows, seed, **env_kwargs)
+    env = make_env(config, rows, seed, env_kwargs)
     head, policy = trainer_of(config).make_agent(config, env)
     load_policy(policy, saved["policy"])
     policy.eval()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 GLOSSARY = {
     "steps": "env steps so far, over all envs",
-    "updates": "rollouts learned from so far",
+    "updates": "rollouts so far; the first only sets write rates where there are any to set",
     "episodes": "episodes finished so far",
-    "return_mean": "mean return of the last 100 finished episodes, with sampled actions",
+    "return_mean": "mean return of the last 100 finished episodes, exploring as in training",
     "length_mean": "mean length in steps of those episodes",
     "success_rate": "share of those episodes that reached the env's success return; absent where the env names none",
     "level": "with a curriculum only: what the env option that grows is now",

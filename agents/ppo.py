@@ -104,6 +104,7 @@ class PPO:
             return torch.stack([policy_loss, value_loss, entropy, kl, clipped, grad_norm]).cpu()
 
 
+_FEW_ROLLOUTS = 10
 _LOSS_METRICS = ("policy_loss", "value_loss", "entropy", "kl", "clip_share", "grad_norm")
 
 
@@ -161,12 +162,20 @@ class PPOTrainer(Trainer):
         return Collector(self.env, self.policy, self.head, generator, self.guard)
 
     def notes(self) -> list[str]:
-        config = self.config
-        if config.collector != "ray":
-            return []
-        return [
-            f"acting on Ray: {config.num_collectors} collector(s) of {config.num_envs // config.num_collectors} envs"
-        ]
+        config, notes = self.config, []
+        if config.collector == "ray":
+            each = config.num_envs // config.num_collectors
+            notes.append(f"acting on Ray: {config.num_collectors} collector(s) of {each} envs")
+        size = self.segment * config.num_envs
+        rollouts = -(-config.steps // size)
+        learned = rollouts - (not self.warmed_up)
+        if learned < _FEW_ROLLOUTS:
+            warm_up = ", the first of which only sets write rates" if learned < rollouts else ""
+            notes.append(
+                f"--steps {config.steps:,} are {rollouts} rollout(s) of {size:,} env steps{warm_up}: few to learn from; give more "
+                "--steps, fewer --num-envs or a shorter --segment"
+            )
+        return notes
 
     @property
     def segment(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 import time
 from types import TracebackType
 
@@ -44,7 +46,10 @@ class Progress:
             self._live.update(Text(line, no_wrap=True, overflow="ellipsis"))
         elif now - self._printed >= self.every or done >= self.total:
             self._printed = now
-            self.console.print(line, highlight=False, soft_wrap=True)
+            try:
+                self.console.print(line, highlight=False, soft_wrap=True)
+            except (OSError, SystemExit):  # nobody listens any more, which rich takes for a reason to end
+                self.every, self.total = math.inf, sys.maxsize
 
 
 def duration(seconds: float) -> str:

@@ -100,6 +100,9 @@ class R2D2:
 
 LOSS_METRICS = ("loss", "td_error", "q_mean", "grad_norm")
 _LEAST_PRIORITY = 1e-6
+_WARM_UP_STEPS = 1024
+_FEW_TARGETS = 5
+_LEAST_SCALE = 1e-30
 
 
 class R2D2Trainer(Trainer):
@@ -113,6 +116,9 @@ class R2D2Trainer(Trainer):
         super().__init__(config)
         config = self.config
         sequence, burn_in, overlap, epsilon = config.sequence, config.burn_in, config.overlap, config.epsilon
+        assert config.batch is not None
+        assert config.learning_starts is not None
+        self.batch, self.learning_starts = config.batch, config.learning_starts
         assert sequence is not None
         assert burn_in is not None
         assert overlap is not None
@@ -146,12 +152,14 @@ class R2D2Trainer(Trainer):
 
     @property
     def segment(self) -> int:
-        return self.config.segment
+        if self.warmed_up:
+            return self.config.segment
+        return max(self.config.segment, min(self.horizon or 128, _WARM_UP_STEPS))  # write rates are those of episodes
 
     def notes(self) -> list[str]:
         config = self.config
         size = bytes_per_sequence(self.sequence_like(config.stored_state))
-        return [
+        notes = [
             f"replay of {config.replay_sequences:,} sequences of {self.cutter.steps} steps, {size:,} bytes each: at most "
             f"{config.replay_sequences * size / 2**20:,.0f} MiB {'on disk' if config.replay_storage == 'disk' else 'of memory'}"
             + (
@@ -160,6 +168,14 @@ class R2D2Trainer(Trainer):
                 else ""
             )
         ]
+        inserted = config.steps // self.cutter.stride
+        gradient_steps = int(max(inserted - self.learning_starts, 0) * config.samples_per_insert / self.batch)
+        if gradient_steps < _FEW_TARGETS * config.target_period:
+            notes.append(
+                f"about {gradient_steps:,} gradient steps, and the target network follows every {config.target_period}: few to "
+                "learn from; give more --steps or --samples-per-insert, or a smaller --batch"
+            )
+        return notes
 
     def sequence_like(self, stored_state: str) -> TensorDict:
         """A sequence [1] of zeros as replay holds them with states stored in that way."""
@@ -191,20 +207,20 @@ class R2D2Trainer(Trainer):
         inserted = _packed(self.policy.core, self.cutter.cut(rollout.data, rollout.sound), config.stored_state).cpu()
         self.replay.extend(inserted)
         metrics = {"replay_sequences": float(len(self.replay))}
-        if len(self.replay) < config.learning_starts:
+        if len(self.replay) < self.learning_starts:
             return metrics
         if self.learner.gradient_steps == 0 and self.owed == 0:
             self._scale_rewards()
         self.owed += config.samples_per_insert * len(inserted)
         totals, taken = torch.zeros(len(LOSS_METRICS)), 0
-        while self.owed >= config.batch:
-            sequences, slots, weight = self.replay.sample(config.batch)
+        while self.owed >= self.batch:
+            sequences, slots, weight = self.replay.sample(self.batch)
             priority, found = self.learner.gradient_step(sequences.to(self.device), weight.to(self.device))
             self.replay.update_priority(slots, priority)
             if found is not None:
                 totals += found
                 taken += 1
-            self.owed -= config.batch
+            self.owed -= self.batch
         if taken:
             metrics |= dict(zip(LOSS_METRICS, (totals / taken).tolist(), strict=True))
         return metrics | {"gradient_steps": float(self.learner.gradient_steps)}
@@ -215,7 +231,13 @@ class R2D2Trainer(Trainer):
         paid = reward[reward != 0]
         scale = self.config.reward_scale
         if scale is None:
-            scale = 1 / paid.square().mean().sqrt().item() if len(paid) else 1.0
+            size = paid.double().square().mean().sqrt().item() if len(paid) else 1.0
+            scale = 1 / size
+            require(
+                _LEAST_SCALE < scale < 1 / _LEAST_SCALE,
+                f"rewards of {self.env.id} are of size {size:.3g}, which float32 cannot bring to size 1; scale them in the env, "
+                "or give --reward-scale",
+            )
         self.policy.reward_scale.fill_(scale)
         self.learner.sync_target()
 
@@ -236,7 +258,7 @@ class R2D2Trainer(Trainer):
         if saved["replay"] is None:
             return [
                 *lost,
-                f"replay was not saved: learning goes on after {self.config.learning_starts:,} new sequences",
+                f"replay was not saved: learning goes on after {self.learning_starts:,} new sequences",
             ]
         self.replay.load_state_dict(saved["replay"], self.sequence_like(self.config.stored_state))
         return lost

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +70,7 @@ class SequenceReplay:
         self, capacity: int, *, priority_exponent: float, importance_exponent: float, generator: torch.Generator,
         folder: Path | None = None,
     ) -> None:  # fmt: skip
-        self.capacity = capacity
+        self.capacity, self.folder, self._laid_out = capacity, folder, False
         storage = (
             LazyTensorStorage(capacity)
             if folder is None
@@ -84,8 +86,17 @@ class SequenceReplay:
 
     def extend(self, sequences: TensorDict) -> None:
         """Add sequences [N]; where replay is full they replace the oldest."""
-        if len(sequences):
+        if not len(sequences):
+            return
+        try:
             self._buffer.extend(sequences[-self.capacity :])
+        except RuntimeError as error:  # torch's only word for a file it cannot make
+            if self.folder is None or "unable to resize file" not in str(error):
+                raise
+            raise OSError(errno.ENOSPC, f"no room for replay ({error})", str(self.folder)) from error
+        if self.folder is not None and not self._laid_out:
+            _take_room(self.folder)
+            self._laid_out = True
 
     def sample(self, batch: int) -> tuple[TensorDict, Tensor, Tensor]:
         """Sequences [batch], their slots, and importance weights in (0, 1] [batch]."""
@@ -150,3 +161,15 @@ def bytes_per_sequence(sequences: TensorDict) -> int:
 
 def _said(shape: tuple[list[int], torch.dtype] | None) -> str:
     return "absent" if shape is None else f"{str(shape[1]).removeprefix('torch.')} {shape[0]}"
+
+
+def _take_room(folder: Path) -> None:
+    """Have the disk hold all of the files in a folder. Raises OSError where it cannot: a file with holes would kill the
+    process (SIGBUS) when the disk is full later."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    for path in folder.rglob("*.memmap"):
+        with path.open("rb+") as file:
+            size = path.stat().st_size
+            if size:
+                os.posix_fallocate(file.fileno(), 0, size)

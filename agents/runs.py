@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import functools
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import mru_rl
-from mru_rl.agents.checkpoint import delete_leftovers, newest_checkpoint, write_atomically
+from mru_rl.agents.checkpoint import delete_leftovers, newest_checkpoint, warn, write_atomically
 from mru_rl.agents.config import TrainConfig, to_json
 
 
@@ -55,7 +59,7 @@ class Run:
         """config.json as it was written. Raises ValueError where it cannot be read."""
         try:
             values = json.loads((self.path / "config.json").read_text())
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{self.path / 'config.json'} is not valid JSON: {error}") from None
         if not isinstance(values, dict) or "algorithm" not in values:
             raise ValueError(f"{self.path / 'config.json'} is no config of mru_rl: it names no algorithm")
@@ -66,11 +70,23 @@ class Run:
         return newest_checkpoint(self.checkpoints)[1]
 
     def metrics(self) -> list[dict[str, float]]:
-        """All records so far; a last line that a kill cut short is left out."""
+        """All records so far; a last line that a kill cut short is left out, damaged ones too, which is said on stderr."""
         if not self.metrics_file.is_file():
             return []
-        lines = self.metrics_file.read_text().split("\n")
-        return [json.loads(line) for line in lines[:-1] if line]
+        lines = [line for line in self.metrics_file.read_text(errors="replace").split("\n")[:-1] if line]
+        records = [record for record in map(_as_record, lines) if record is not None]
+        if len(records) < len(lines):
+            warn(f"{len(lines) - len(records)} line(s) of {self.metrics_file} are damaged; they are left out")
+        return records
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """provenance.json, which a run can do without: empty where it is gone or damaged."""
+        try:
+            made = json.loads((self.path / "provenance.json").read_text())
+        except (OSError, ValueError):
+            return {}
+        return made if isinstance(made, dict) else {}
 
     def drop_metrics_after(self, steps: int) -> None:
         """Forget records later than a checkpoint, which a resumed run will write again."""
@@ -78,10 +94,37 @@ class Run:
         write_atomically(self.metrics_file, "".join(kept).encode())
 
 
+@contextlib.contextmanager
+def alone_in(folder: Path, advice: str = "wait for it, or give another --out") -> Iterator[None]:
+    """Hold a folder alone; the lock falls with the process, however that ends. Raises ValueError where another holds it."""
+    path = folder / ".lock"
+    while True:
+        with path.open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(f"another process is at work in {folder}; {advice}") from None
+            if not path.exists() or not os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                continue  # the one before has just left and taken its file along
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _as_record(line: str) -> dict[str, float] | None:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return record if isinstance(record, dict) and "steps" in record else None
+
+
 def _is_unborn(path: Path) -> bool:
     """Whether a directory is empty, or holds no more than a run that was killed before its config was written."""
     checkpoints = path / "checkpoints"
-    ours = {path / "provenance.json", checkpoints, *path.glob(".*.json.*.tmp")}
+    ours = {path / "provenance.json", path / ".lock", checkpoints, *path.glob(".*.json.*.tmp")}
     return set(path.iterdir()) <= ours and not (checkpoints.is_dir() and any(checkpoints.iterdir()))
 
 
@@ -89,7 +132,7 @@ def provenance(device: str) -> dict[str, Any]:
     """What made a result: command, commit, versions, machine."""
     packages = ("torch", "torchrl", "tensordict", "gymnasium", "popgym", "numpy")
     return {
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "commit": _commit(),
         "versions": {"mru_rl": mru_rl.__version__, "python": platform.python_version()}
         | {name: metadata.version(name) for name in packages},

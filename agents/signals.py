@@ -66,6 +66,11 @@ def exit_status(error: KeyboardInterrupt, request: Request) -> int:
 
 
 def _restore_system() -> None:
+    """Give the signals back to the system. One that came together with the first belongs to it: Python is to take it before,
+    since it complains of a signal that waits and has no handler any more."""
+    for ending in ENDING:
+        signal.signal(ending, lambda signum, frame: None)
+    signal.raise_signal(ENDING[0])
     for ending in ENDING:
         signal.signal(ending, signal.SIG_DFL)
 

@@ -22,10 +22,11 @@ from mru_rl.agents.config import TrainConfig
 from mru_rl.agents.plots import learning_curve
 from mru_rl.agents.progress import Progress
 from mru_rl.agents.rollout import Rollout
-from mru_rl.agents.runs import Run
+from mru_rl.agents.runs import Run, alone_in
 from mru_rl.agents.trainer import Trainer
 from mru_rl.envs.base import NonFiniteError
 
+_WAIT = "wait for its end, or train with another --run-dir"
 _LOG_SECONDS = 1.0  # a record at most this often, so that a fast run's metrics file stays small
 
 
@@ -47,19 +48,26 @@ def start(config: TrainConfig) -> tuple[Run, Trainer]:
 def resume(run: Run, config: TrainConfig) -> tuple[Trainer, list[str]]:
     """Take up a run from its newest intact checkpoint. Returns the trainer and, in words, what could not be restored.
 
-    A run killed before its first checkpoint starts again, with the same result.
+    A run killed before its first checkpoint starts again, with the same result. Raises ValueError where checkpoints are
+    gone, and where another process trains the run.
     """
     has_checkpoint = any(run.checkpoints.glob("step_*.pt"))
+    if not has_checkpoint and run.metrics():
+        raise ValueError(
+            f"{run.checkpoints} holds no checkpoint, and metrics.jsonl has records of a run that had one: put its checkpoints "
+            "back, or train again in another --run-dir"
+        )
     saved = (
         run.checkpoint() if has_checkpoint else None
     )  # read before anything is built: a damaged file is said at once
-    delete_leftovers(run.path)
-    trainer = make_trainer(config)
-    if saved is None:
-        run.drop_metrics_after(-1)
-        return trainer, []
-    lost = trainer.load_state_dict(saved)
-    run.drop_metrics_after(trainer.steps)
+    trainer = make_trainer(dataclasses.replace(config, run_dir=run.path))  # where it is, not where it was made
+    with alone_in(run.path, _WAIT):
+        run.checkpoints.mkdir(exist_ok=True)
+        delete_leftovers(run.path)
+        if saved is None:
+            return trainer, []
+        lost = trainer.load_state_dict(saved)
+        run.drop_metrics_after(trainer.steps)
     return trainer, lost
 
 
@@ -67,11 +75,12 @@ def run_to_end(run: Run, trainer: Trainer, asked_to_end: Callable[[], bool] = la
     """Train until the config's steps are reached, recording metrics and writing checkpoints; then draw the curve.
 
     asked_to_end: asked after every update; True ends the run there, with its record and a checkpoint and no curve. The
-    env and its processes are closed however this ends.
+    env and its processes are closed however this ends. Raises ValueError where another process trains the run.
     """
     config = trainer.config
     label = f"{config.env} {config.core}"
     with contextlib.ExitStack() as stack:
+        stack.enter_context(alone_in(run.path, _WAIT))
         stack.callback(lambda: trainer.env.close())  # a curriculum changes the env
         stack.callback(trainer.collector.close)
         writer = _tensorboard(run, trainer)

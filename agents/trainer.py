@@ -6,6 +6,8 @@ import inspect
 import math
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -21,23 +23,33 @@ from mru_rl.agents.rollout import Rollout, RolloutSource
 from mru_rl.blocks.core import MemoryCore, make_core
 from mru_rl.blocks.hybrid import cell_options, parse_spec
 from mru_rl.cells.carry_bmru import anneal_carry
+from mru_rl.cells.mru import MRU
 from mru_rl.envs import AgentInput
 from mru_rl.envs.vector import WORKER_OPTIONS
 
 _TRACED_ROWS = 4
 
 
-def make_env(config: TrainConfig, num_envs: int, seed: int, **options: Any) -> AgentInput:
-    """The env of a config, with the agent's inputs (previous action and reward, start flag) switched as it says."""
-    kwargs = at_level(config.env_kwargs | options)
+def make_env(
+    config: TrainConfig, num_envs: int, seed: int, options: Mapping[str, Any] = MappingProxyType({})
+) -> AgentInput:
+    """The env of a config, with the agent's inputs (previous action and reward, start flag) switched as it says.
+
+    options: override those of the config. Raises ValueError for what the env does not take.
+    """
+    kwargs = at_level(config.env_kwargs | dict(options))
     own = {*inspect.signature(mru_rl.envs.make).parameters, *WORKER_OPTIONS}  # what has an option of the command
     taken = sorted((own - {"state"}) & set(kwargs))
     require(not taken, f"{', '.join(taken)} cannot be set through --env-kwargs; see `mru-rl train ppo --help`")
     if config.workers == "process":
         kwargs |= {name: getattr(config, name) for name in WORKER_OPTIONS}
-    env = mru_rl.envs.make(
-        config.env, num_envs, seed=seed, device=pick_device(config.device), backend=config.backend, **kwargs
-    )
+    try:
+        env = mru_rl.envs.make(
+            config.env, num_envs, seed=seed, device=pick_device(config.device), backend=config.backend, **kwargs
+        )
+    except (TypeError, OverflowError) as error:
+        given = " ".join(f"{name}={value!r}" for name, value in kwargs.items())
+        raise ValueError(f"{config.env} cannot be made with options {given or '(none)'}: {error}") from error
     previous_action = not env.open_loop if config.previous_action is None else config.previous_action
     return AgentInput(
         env, flatten=True, previous_action=previous_action,
@@ -83,6 +95,13 @@ class Trainer(ABC):
         self.env = self._make_env(config)
         hardest = make_env(config, 1, config.seed) if self.curriculum else self.env
         self.horizon = hardest.horizon
+        spaces = [(env.obs_size, env.action_space) for env in (self.env, hardest)]
+        require(
+            spaces[0] == spaces[1],
+            f"the levels of a curriculum must look alike to one network, {config.env} has {spaces[0][0]} numbers in an "
+            f"observation and {spaces[0][1]} at the first, {spaces[1][0]} and {spaces[1][1]} at the last; take another option, such "
+            "as length",
+        )
         self.config, self.reasons = config.follow_task(
             horizon=hardest.horizon, credit_horizon=hardest.credit_horizon, open_loop=hardest.open_loop
         )
@@ -97,7 +116,7 @@ class Trainer(ABC):
         self.steps = self.updates = 0
         self.seconds = 0.0
         self.restarts_before = 0  # worker processes replaced by envs before this one
-        self.warmed_up = not self.config.warm_up
+        self.warmed_up = not (config.warm_up and any(isinstance(cell, MRU) for cell in self.policy.modules()))
 
     @staticmethod
     @abstractmethod
@@ -132,7 +151,7 @@ class Trainer(ABC):
         if self.curriculum is None:
             return make_env(config, config.num_envs, config.seed)
         assert self.level is not None
-        return make_env(config, config.num_envs, config.seed + self.level, **{self.curriculum.name: self.level})
+        return make_env(config, config.num_envs, config.seed + self.level, {self.curriculum.name: self.level})
 
     def _set_level(self, level: int) -> None:
         self.level = level
@@ -156,7 +175,6 @@ class Trainer(ABC):
         an env that fails; then the trainer is not to be saved, or used again.
         """
         started = time.monotonic()
-        anneal_carry(self.policy, self.progress, share=self.config.carry_share)
         rollout = self.collector.collect(self.segment)
         metrics: dict[str, float] = {}
         if self.warmed_up:
@@ -164,8 +182,9 @@ class Trainer(ABC):
         else:
             self._warm_up(rollout)
         require_finite_parameters(self.policy)
-        self.steps += self.segment * self.config.num_envs
+        self.steps += rollout.data.shape[1] * self.config.num_envs
         self.updates += 1
+        anneal_carry(self.policy, self.progress, share=self.config.carry_share)
         self._advance_curriculum()
         self.seconds += time.monotonic() - started
         return metrics, rollout

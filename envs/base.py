@@ -179,8 +179,8 @@ class BatchedEnv(ABC):
         return f"{type(self).__name__}({self.id!r}, num_envs={self.num_envs}{options})"
 
 
-def check_count(value: Any, *, name: str, least: int) -> int:
-    """Return a whole number that is at least `least`, or say what is wrong with it."""
+def check_count(value: Any, *, name: str, least: int, most: int = 2**53) -> int:
+    """Return a whole number from `least` to `most`, or say what is wrong with it."""
     try:
         count = operator.index(value) if not isinstance(value, bool) else None
     except (TypeError, RuntimeError):  # the latter from a tensor without data
@@ -189,12 +189,14 @@ def check_count(value: Any, *, name: str, least: int) -> int:
         raise TypeError(f"{name} must be a whole number, got {value!r}; pass an int of at least {least}")
     if count < least:
         raise ValueError(f"{name} must be at least {least}, got {count}; pass a larger number")
+    if count > most:
+        raise ValueError(f"{name} must be at most {most}, got {count}; pass a smaller number")
     return count
 
 
 def derive_seeds(seed: int, count: int) -> np.ndarray:
     """Derive `count` 32-bit seeds. Hashed, so that an env and a policy given the same seed share no random stream."""
-    entropy = check_count(seed, name="seed", least=0)
+    entropy = check_count(seed, name="seed", least=0, most=2**128)
     return np.random.SeedSequence([entropy, 0x656E76]).generate_state(count)
 
 

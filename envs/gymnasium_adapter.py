@@ -113,8 +113,9 @@ class GymnasiumSingleEnv(gymnasium.Env):
 
     def __init__(self, env_id: str, *, seed: int | None = None, render_mode: str | None = None, **options: Any) -> None:
         if render_mode is not None:
-            raise ValueError(f"{env_id} draws no pictures, got render_mode={render_mode!r}; leave it out")
-        if "frameskip" in options:  # torchrl's GymEnv tries it on every id and leaves it out after this very answer
+            raise TypeError(f"{env_id} draws no pictures, got render_mode={render_mode!r}; leave it out")
+        # stable-baselines3 tries pictures on every id, torchrl's GymEnv frameskip: both leave it out after this very error
+        if "frameskip" in options:
             raise TypeError(
                 f"{env_id} got an unexpected keyword argument 'frameskip'; it shows every step: leave it out"
             )

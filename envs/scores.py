@@ -88,6 +88,13 @@ def has_score(env: BatchedEnv) -> bool:
     return env.id in scores() or None not in (env.memoryless_return, env.perfect_return)
 
 
+def scale(env: BatchedEnv) -> tuple[str, str]:
+    """What 0 and 1 are on the normalised score of an env that has one, in words."""
+    if env.id in scores():
+        return "random actions", f"{scores()[env.id].reference}, a reference player"
+    return "all that can be earned without memory", "all that can be earned"
+
+
 def _known_exactly(env: str | BatchedEnv, options: dict[str, Any]) -> tuple[float, float]:
     """What an env says is earned without memory and with a perfect one."""
     from mru_rl.envs import list_ids, make

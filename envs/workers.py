@@ -33,6 +33,8 @@ START_SECONDS = 300.0
 """An env is to be made within this time; many processes that import at once on few cores are slow."""
 CLOSE_SECONDS = 5.0
 """Processes that are asked to close their env and have not after this time are killed."""
+_LONGEST_WAIT = 3600.0
+"""Seconds that selectors are asked to wait at once; they take no infinite times."""
 _LENGTH = 8
 """Bytes before an answer that say how long it is."""
 
@@ -103,7 +105,7 @@ class WorkerRows:
         failed: dict[int, EnvError] = {}
         waiting, deadline = set(rows), time.monotonic() + seconds
         while waiting:
-            ready = self._selector.select(max(deadline - time.monotonic(), 0))
+            ready = self._selector.select(min(max(deadline - time.monotonic(), 0), _LONGEST_WAIT))
             for row in {key.data for key, _ in ready} & waiting:
                 try:
                     answer = self._workers[row].receive()

@@ -13,11 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mru_rl.agents.bench.grid import Store, alone_in, report_errors, run_shown
+from mru_rl.agents.bench.grid import Store, report_errors, run_shown
 from mru_rl.agents.bench.jobs import Job, Point
 from mru_rl.agents.bench.options import Parser
 from mru_rl.agents.checkpoint import write_atomically
 from mru_rl.agents.config import require
+from mru_rl.agents.runs import alone_in
 
 ARMS: dict[str, dict[str, Any]] = {
     "default": {},

@@ -7,7 +7,6 @@ provenance), running/ (runs not finished yet, taken up where a kill left them), 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -29,7 +28,7 @@ from mru_rl.agents.bench.workers import do_all
 from mru_rl.agents.curriculum import at_level
 from mru_rl.agents.progress import duration
 from mru_rl.agents.report.tables import write_tables
-from mru_rl.agents.runs import provenance, write_json
+from mru_rl.agents.runs import alone_in, provenance, write_json
 from mru_rl.blocks.budget import count_parameters, state_size_for_parameters
 from mru_rl.blocks.core import make_core
 from mru_rl.envs import AgentInput, make
@@ -323,18 +322,6 @@ def header(benchmark: Benchmark, command: str) -> dict[str, Any]:
         "equal": benchmark.equal, "measure": benchmark.measure, "axis": benchmark.axis, "chance": benchmark.chance,
         "search": {"trials": benchmark.trials, "seeds": [SEARCH_SEED + i for i in range(benchmark.search_seeds)]},
     }  # fmt: skip
-
-
-@contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Hold the folder alone; the lock falls with the process, however that ends."""
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"another benchmark is at work in {folder}; wait for it, or give another --out") from None
-        yield
-    (folder / ".lock").unlink(missing_ok=True)
 
 
 def report_errors(errors: Sequence[str]) -> None:

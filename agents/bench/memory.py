@@ -185,7 +185,7 @@ def main(words: list[str], name: str) -> None:
     if args.cores:
         for core in args.cores:
             parse_spec(core)
-        changes["cores"] = tuple(args.cores)
+        changes["cores"] = tuple(dict.fromkeys(args.cores))
     benchmark = dataclasses.replace(benchmark, **changes)
     require(
         args.algorithm == "ppo" or benchmark.trials == 1,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import shlex
 import shutil
 import signal
 import sys
@@ -43,7 +44,7 @@ def main(words: Sequence[str] | None = None) -> None:
             tried.append(found)
             print(f"{len(tried):4d}  {'survived' if found.survived else 'NOT SURVIVED'}  {found.fault}  {found.what}",
                   file=sys.stderr, flush=True)  # fmt: skip
-    command = " ".join(["python -m mru_rl.agents.faults", *(sys.argv[1:] if words is None else words)])
+    command = shlex.join(["python", "-m", "mru_rl.agents.faults", *(sys.argv[1:] if words is None else words)])
     text = markdown(tried, skipped, command, time.monotonic() - started)
     print(text)
     if args.out:

@@ -10,6 +10,7 @@ from typing import Any
 import jinja2
 
 from mru_rl.agents.checkpoint import write_atomically
+from mru_rl.agents.config import require
 from mru_rl.agents.metrics import GLOSSARY
 from mru_rl.agents.report.data import MEASURES, Benchmark, Job, is_benchmark, read_benchmark, unique
 from mru_rl.agents.report.figures import curve_picture, data_uri, main_picture
@@ -36,6 +37,7 @@ def write_report(directory: Path, out: Path | None = None) -> Path:
     path = out or directory / "report.html"
     if path.is_dir():
         raise ValueError(f"--out is the HTML file to write, got the directory {path}; add a file name")
+    require(path.suffix in (".html", ".htm"), f"--out is the HTML file to write, a name that ends in .html, got {path}")
     html = render(directory)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, html.encode())
@@ -113,7 +115,7 @@ def run_section(run: Run, palette: dict[str, Any]) -> dict[str, Any]:
         "kind": "run",
         "id": run.path.resolve().name,
         "title": f"{config['core']} on {job.task}, seed {config['seed']}",
-        "headline": f"{steps}: {', '.join(told)} over the last 100 episodes, actions sampled." if told else f"{steps}.",
+        "headline": f"{steps}: {', '.join(told)} over the last 100 episodes, exploring." if told else f"{steps}.",
         "curves": [
             _picture(curve_picture(job.task, {job.row: [job]}, name, palette))
             for name in ("return_mean", "success_rate", "write_rate") if any(v is not None for v in job.curve[name])
@@ -171,12 +173,11 @@ def _curves(benchmark: Benchmark, palette: dict[str, Any]) -> list[dict[str, Any
 def _as_job(run: Run, config: dict[str, Any], records: list[dict[str, float]]) -> Job:
     """A training run in the form of a benchmark's final job."""
     names = ("return_mean", "success_rate", "write_rate")
-    made = run.path / "provenance.json"
     return Job(
         key=run.path.name, phase="final", core=config["core"], env=config["env"], env_kwargs=config["env_kwargs"], seed=config["seed"],
         steps=config["steps"], setting_name="", parameters=0, state_size=0,
         curve={"steps": [r["steps"] for r in records], **{name: [r.get(name) for r in records] for name in names}},
-        provenance=json.loads(made.read_text()) if made.is_file() else {},
+        provenance=run.provenance,
     )  # fmt: skip
 
 
@@ -184,7 +185,7 @@ def _origins(jobs: list[Job]) -> list[dict[str, Any]]:
     """What made the jobs, each combination of command, commit, versions and machine once, with the number of its jobs."""
     counted: dict[str, int] = defaultdict(int)
     for job in jobs:
-        made = {name: value for name, value in job.provenance.items() if name != "seed"}
+        made = {name: job.provenance.get(name) for name in ("command", "commit", "versions", "machine")}
         counted[json.dumps(made, sort_keys=True)] += 1
     return [{"jobs": count, "made": json.loads(made)} for made, count in counted.items()]
 

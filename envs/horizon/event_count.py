@@ -10,7 +10,7 @@ from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from torch import Tensor
 
 from mru_rl.envs.base import check_count
-from mru_rl.envs.horizon.options import check_noise, check_number
+from mru_rl.envs.horizon.options import check_gap, check_noise
 from mru_rl.envs.horizon.scripted import Lead, Scene, ScriptedEnv, spread
 
 
@@ -45,9 +45,7 @@ class EventCount(ScriptedEnv):
         self, *, modulus: int = 4, gap: float = 10.0, length: int = 100, noise: float = 1.0, **common: Any
     ) -> None:
         self.modulus = check_count(modulus, name="EventCount's option modulus", least=2)
-        self.gap = check_number(
-            gap, name="EventCount's option gap", least=1, hint="it is the mean number of steps between two pulses"
-        )
+        self.gap = check_gap(gap, name="EventCount's option gap", least=1)
         self.length = check_count(length, name="EventCount's option length", least=2)
         self.noise_width = check_noise(noise, task="EventCount")
         high = np.array([1, self.noise_width], dtype=np.float32)

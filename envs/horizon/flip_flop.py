@@ -10,7 +10,7 @@ from gymnasium.spaces import Box, MultiDiscrete
 from torch import Tensor
 
 from mru_rl.envs.base import check_count
-from mru_rl.envs.horizon.options import check_noise, check_number
+from mru_rl.envs.horizon.options import check_gap, check_noise
 from mru_rl.envs.horizon.scripted import Lead, Scene, ScriptedEnv, spread
 
 
@@ -42,9 +42,7 @@ class FlipFlop(ScriptedEnv):
         self, *, bits: int = 3, hold: float = 10.0, length: int = 100, noise: float = 1.0, **common: Any
     ) -> None:
         self.bits = check_count(bits, name="FlipFlop's option bits", least=1)
-        self.hold = check_number(
-            hold, name="FlipFlop's option hold", least=2, hint="it is the mean number of steps between two pulses"
-        )
+        self.hold = check_gap(hold, name="FlipFlop's option hold", least=2)
         self.length = check_count(length, name="FlipFlop's option length", least=2)
         self.noise_width = check_noise(noise, task="FlipFlop")
         high = np.array([1] * self.bits + [self.noise_width], dtype=np.float32)

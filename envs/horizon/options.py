@@ -5,6 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+LONGEST_GAP = 2**17
+"""Steps between two events on average: numbers drawn from [0, 1) as float32 are multiples of 2^-24, so that chances down to
+2^-17 are right to one in a hundred."""
+
 
 def check_number(value: Any, *, name: str, least: float, most: float = math.inf, hint: str) -> float:
     """Return a finite number from `least` to `most`, or say what is wrong with it."""
@@ -13,6 +17,12 @@ def check_number(value: Any, *, name: str, least: float, most: float = math.inf,
         span = f">= {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
         raise ValueError(f"{name} must be a number {span}, got {value!r}; {hint}")
     return float(value)
+
+
+def check_gap(value: Any, *, name: str, least: float) -> float:
+    """Return the mean number of steps between two random events."""
+    hint = "it is the mean number of steps between two pulses, which are drawn from float32 numbers and no rarer"
+    return check_number(value, name=name, least=least, most=LONGEST_GAP, hint=hint)
 
 
 def check_flag(value: Any, *, name: str) -> bool:
@@ -24,7 +34,7 @@ def check_flag(value: Any, *, name: str) -> bool:
 
 def check_noise(value: Any, *, task: str) -> float:
     """Return the half-width of a noise channel."""
-    return check_number(value, name=f"{task}'s option noise", least=0, hint="0 switches the channel off")
+    return check_number(value, name=f"{task}'s option noise", least=0, most=1e30, hint="0 switches the channel off")
 
 
 def check_choice(value: Any, *, name: str, choices: tuple[str, ...]) -> str:

@@ -151,7 +151,7 @@ class ScanCell(Cell):
 
     def solve(self, x: Tensor, h0: Tensor, is_init: Tensor, restart: Tensor | None) -> tuple[Tensor, Tensor]:
         """States after every step [B, T, units] and the last one; a unit that has a faster way overrides this."""
-        return linear_scan(*self.coefficients(x), h0, is_init, restart)
+        return linear_scan(*alike(*self.coefficients(x)), h0, is_init, restart)
 
     def step(self, x: Tensor, state: Tensor, is_init: Tensor) -> tuple[Tensor, Tensor]:
         self.check_step(x, state, is_init)
@@ -159,6 +159,12 @@ class ScanCell(Cell):
         h_before = self.unpack(torch.where(is_init[:, None], 0.0, state))
         h = torch.addcmul(b.to(h_before.dtype), a.to(h_before.dtype), h_before)
         return self.readout(h, h_before, x), self.pack(h)
+
+
+def alike(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in the wider dtype of the two: under autocast, what came out of a layer is narrower than a parameter."""
+    dtype = torch.promote_types(a.dtype, b.dtype)
+    return a.to(dtype), b.to(dtype)
 
 
 def state_before(h: Tensor, h0: Tensor, is_init: Tensor, restart: Tensor | None) -> Tensor:

@@ -16,8 +16,8 @@ class CarryBMRU(MRU):
         u[t], beta[t], z[t]   as in BMRU
         h[t] = (1 - (1 - eps) z[t]) h[t-1] + z[t] alpha sign(u[t]),   eps in [0, 1]
 
-    With eps > 0 the gradient reaches what lies before a write, weakened by eps; annealed to 0 in training
-    (`set_carry`), the unit ends as a BMRU. Held exactly between writes for every eps.
+    With eps > 0 the gradient reaches what lies before a write, weakened by eps; annealed from `carry` to 0 in training
+    (`anneal_carry`), the unit ends as a BMRU. Held exactly between writes for every eps.
     x: [B, T, D] -> h: [B, T, H]. eps is a buffer: saved and loaded with the parameters, not learned.
     Source: this project. Departures: none.
     """
@@ -30,6 +30,7 @@ class CarryBMRU(MRU):
         self.register_buffer("eps", torch.zeros((), dtype=torch.float64))
         self.register_load_state_dict_post_hook(lambda module, _: module.set_carry(module.eps.item()))
         self.set_carry(carry)
+        self.first_carry = self.carry
 
     def set_carry(self, eps: float) -> None:
         """Set the share of the old value that a write keeps, in [0, 1]."""
@@ -39,12 +40,12 @@ class CarryBMRU(MRU):
         self.eps.fill_(eps)
 
 
-def anneal_carry(module: nn.Module, progress: float, *, start: float = 0.5, share: float = 0.5) -> None:
-    """Set every carry-BMRU in a module: eps falls linearly from `start` to 0 over the first `share` of training.
+def anneal_carry(module: nn.Module, progress: float, *, share: float = 0.5) -> None:
+    """Set every carry-BMRU in a module: eps falls linearly from what it was made with to 0 over the first `share` of training.
 
     progress: how much of training is done, in [0, 1]; from `share` on the units are BMRUs.
     """
-    eps = start * max(0.0, 1.0 - progress / share) if share > 0 else 0.0
+    left = max(0.0, 1.0 - progress / share) if share > 0 else 0.0
     for cell in module.modules():
         if isinstance(cell, CarryBMRU):
-            cell.set_carry(eps)
+            cell.set_carry(cell.first_carry * left)

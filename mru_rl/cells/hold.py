@@ -14,6 +14,7 @@ from torch import Tensor
 from mru_rl.cells.surrogate import Surrogate, coefficients, write_backward
 from mru_rl.scan import chunked, ops
 from mru_rl.scan.dispatch import check_scan_inputs
+from mru_rl.scan.first_order import first_order
 
 _SETTINGS = "float slope, float sign_slope, str surrogate, str backend"
 torch.library.define(
@@ -118,7 +119,9 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 def _differentiate(ctx: Any, grad_h: Tensor | None, grad_last: Tensor | None) -> tuple[Any, ...]:
     if grad_h is None and grad_last is None:
         return (None,) * 10
-    *grads, grad_restart = torch.ops.mru_rl.hold_backward(grad_h, grad_last, *ctx.saved_tensors, *ctx.settings)
+    *grads, grad_restart = first_order(
+        torch.ops.mru_rl.hold_backward, grad_h, grad_last, *ctx.saved_tensors, *ctx.settings
+    )
     return *grads, None, grad_restart if ctx.needs_input_grad[5] else None, None, None, None, None
 
 

@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from mru_rl.cells.hold import hold
 from mru_rl.cells.surrogate import write
 from mru_rl.scan.bench import least_time, provenance
 from mru_rl.scan.dispatch import linear_scan
+from mru_rl.scan.first_order import first_order
 
 SHAPES = ["16,128,64", "64,128,64", "1,1024,64", "16,1024,128", "1,100000,64"]
 RESET_RATE = 0.01
@@ -61,23 +61,32 @@ class _LastWrite(torch.autograd.Function):
         return h.to(b.dtype), h[:, -1].clone()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_h: Tensor, grad_last: Tensor) -> tuple[Tensor | None, ...]:
-        write, start, last, h, h0, restart = ctx.saved_tensors
-        a_dtype, b_dtype, h0_dtype, restart_dtype = ctx.dtypes
-        grad = grad_h.to(h.dtype).clone()
-        grad[:, -1] += grad_last
-        # g[t]: the sum of grad from t to the last step that still holds what stood at t
-        grad = grad.double()  # sums over a hold are differences of running sums: wide, or they lose digits
-        passed = torch.nn.functional.pad(grad.cumsum(1)[:, :-1], (0, 0, 1, 0))  # all before t
-        source = torch.nn.functional.pad(torch.zeros_like(grad), (0, 0, 1, 0)).scatter_add(1, last, grad)
-        g = source.gather(1, last) - (passed - passed.gather(1, last.clamp(min=1) - 1))
-        before = torch.cat([h0.to(h.dtype).unsqueeze(1), h[:, :-1]], dim=1)
-        before = torch.where(start, 0.0 if restart is None else restart.to(h.dtype), before)
-        grad_restart = None
-        if restart is not None:
-            grad_restart = torch.where(start & ~write, g, 0.0).to(restart_dtype)
-        return (g * before).to(a_dtype), g.to(b_dtype), source[:, 0].to(h0_dtype), None, grad_restart
+        grad_a, grad_b, grad_h0, grad_restart = first_order(
+            _gradients, grad_h, grad_last, ctx.dtypes, *ctx.saved_tensors
+        )
+        return grad_a, grad_b, grad_h0, None, grad_restart
+
+
+def _gradients(
+    grad_h: Tensor, grad_last: Tensor, dtypes: tuple[torch.dtype, ...],
+    write: Tensor, start: Tensor, last: Tensor, h: Tensor, h0: Tensor, restart: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:  # fmt: skip
+    """Gradients to a, b, h0 and restart."""
+    a_dtype, b_dtype, h0_dtype, restart_dtype = dtypes
+    grad = grad_h.to(h.dtype).clone()
+    grad[:, -1] += grad_last
+    # g[t]: the sum of grad from t to the last step that still holds what stood at t
+    grad = grad.double()  # sums over a hold are differences of running sums: wide, or they lose digits
+    passed = torch.nn.functional.pad(grad.cumsum(1)[:, :-1], (0, 0, 1, 0))  # all before t
+    source = torch.nn.functional.pad(torch.zeros_like(grad), (0, 0, 1, 0)).scatter_add(1, last, grad)
+    g = source.gather(1, last) - (passed - passed.gather(1, last.clamp(min=1) - 1))
+    before = torch.cat([h0.to(h.dtype).unsqueeze(1), h[:, :-1]], dim=1)
+    before = torch.where(start, 0.0 if restart is None else restart.to(h.dtype), before)
+    grad_restart = None
+    if restart is not None:
+        grad_restart = torch.where(start & ~write, g, 0.0).to(restart_dtype)
+    return (g * before).to(a_dtype), g.to(b_dtype), source[:, 0].to(h0_dtype), grad_restart
 
 
 def main(argv: list[str] | None = None) -> None:

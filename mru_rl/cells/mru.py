@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from mru_rl.cells.base import ScanCell
+from mru_rl.cells.base import ScanCell, alike
 from mru_rl.cells.checks import check_horizon, check_warm_up, check_width
 from mru_rl.cells.hold import hold
 from mru_rl.cells.surrogate import SURROGATES, Surrogate, write
@@ -27,8 +27,9 @@ class MRU(ScanCell):
 
     slope, sign_slope, surrogate: the derivative that stands in for that of the gate and of the sign.
     init_horizon: steps a unit should be able to hold at the start of training; thresholds are spread so that the
-        write rates of the units cover [1/2, 1/init_horizon] log-uniformly (a derivation; assumes inputs of unit
-        variance, `warm_up` does the same from real observations).
+        write rates of the units cover [1/2, 1/init_horizon] log-uniformly (a derivation), roughly: it assumes
+        inputs of unit variance and candidates of unit variance in every unit, where random weights give that only
+        on average, so that the rarest writers may not write at all. `warm_up` sets the rates from real observations.
     Source: after De Geeter, Lambrechts, Ernst, Drion, arXiv:2601.09495; the equations are this project's derivation.
     """
 
@@ -96,7 +97,7 @@ class MRU(ScanCell):
             return super().solve(x, h0, is_init, restart)
         (u, beta), level = self.candidate_and_threshold(x), self.level(x)
         if level.shape != u.shape[-1:] or not u.dtype == beta.dtype == level.dtype:
-            return linear_scan(*self._write(u, beta, level), h0, is_init, restart)
+            return linear_scan(*alike(*self._write(u, beta, level)), h0, is_init, restart)
         return hold(
             u, beta, level, h0, is_init, restart,
             slope=self.slope, sign_slope=self.sign_slope, surrogate=self.surrogate,

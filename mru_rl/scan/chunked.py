@@ -11,7 +11,8 @@ Three ideas, each exact:
 3. *A long sequence is cut into chunks that run side by side.* A first loop finds each chunk's end from a zero start
    and the product of its a; a scan over the chunks (this one again) gives each chunk's true start; a second loop runs
    the recurrence itself from there. Nothing is divided, no product is stored, and where a = 1 and b = 0 the product
-   is exactly 1 and the end exactly 0, so a hold stays a hold, bit for bit.
+   is exactly 1 and the end exactly 0, so a hold stays a hold, bit for bit. Where |a| > 1 over much of a chunk, a
+   chunk's end from zero can be far larger than its true one and cancel badly; no cell here has such an a.
 
 The gradient g[t] = dL/dh[t] + conj(a[t+1]) g[t+1] is the same scan backwards in time. Saved for it: a (with resets
 set to 0) and h. On a GPU a call waits for the device: to find the resets, and to look at the last states.
@@ -25,7 +26,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from mru_rl.scan.first_order import first_order
 
 _NUMPY_STATES = 4096  # states a step up to which NumPy's cheaper calls beat torch's fused multiply-add and threads
 
@@ -87,15 +89,14 @@ class _LinearScan(torch.autograd.Function):
         return h, h_last
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_h: Tensor | None, grad_last: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad_h is None and grad_last is None:
             return None, None, None, None, None, None
         a, h, h0, is_init, at_t, at_b, restart_at, a_at = ctx.saved_tensors
         a_dtype, b_dtype, h0_dtype = ctx.dtypes
         needs_a, needs_b, needs_h0, _, needs_restart, _ = ctx.needs_input_grad
-        grad_a, grad_b, grad_h0, grad_restart = _backward(
-            grad_h, grad_last, a, h, h0, is_init, (at_t, at_b), restart_at, a_at,
+        grad_a, grad_b, grad_h0, grad_restart = first_order(
+            _backward, grad_h, grad_last, a, h, h0, is_init, (at_t, at_b), restart_at, a_at,
             ctx.chunks, ctx.restart_like, (needs_a, needs_b, needs_h0, needs_restart),
         )  # fmt: skip
         grad_a = None if grad_a is None else grad_a.to(a_dtype)

@@ -41,6 +41,7 @@ def linear_scan(
     wider, always correct to carry on from. Gradients reach a, b, h0 and restart through both outputs; second
     derivatives need the reference backend. Inside torch.func "auto" takes it; under vmap the others work too.
 
+    Where |a| > 1 for many steps, the chunked backend can lose digits that the reference, step by step, keeps.
     A step with a = 1 and b = 0 keeps the state's bits, a step with a = 0 sets it to b, on every backend.
 
     recompute: keep a, b and the states at some steps for the backward pass instead of h, and compute h again segment

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from mru_rl.scan import chunked
+from mru_rl.scan.first_order import first_order
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 
@@ -142,8 +143,8 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
 def _differentiate(ctx: Any, grad_h: Tensor | None, grad_last: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:
     if grad_h is None and grad_last is None:
         return (None,) * 7
-    grad_a, grad_b, grad_h0, grad_restart = torch.ops.mru_rl.linear_scan_backward(
-        grad_h, grad_last, *ctx.saved_tensors, ctx.backend, ctx.segment
+    grad_a, grad_b, grad_h0, grad_restart = first_order(
+        torch.ops.mru_rl.linear_scan_backward, grad_h, grad_last, *ctx.saved_tensors, ctx.backend, ctx.segment
     )
     needs_restart = ctx.needs_input_grad[4]
     return grad_a, grad_b, grad_h0, None, grad_restart if needs_restart else None, None, None

@@ -150,7 +150,7 @@ def _take_back(
         now, starts, u = there[i], at_start[i], all_u[i]
         g, v = all_grad[i] + r, tl.abs(u) - all_beta[i]
         writes = v > 0
-        sign = tl.where(u > 0, 1.0, tl.where(u < 0, -1.0, 0.0)).to(g.dtype)
+        sign = tl.where(u >= 0, 1.0, -1.0).to(g.dtype)
         signed = g * sign
         written = tl.where(writes, signed, 0.0)
         dv = (signed * level - g * found[i]) * _bump(v, SLOPE, 0.5 * SLOPE, SURROGATE)

@@ -36,7 +36,8 @@ class MemoryModule(TensorDictModuleBase):
                       from the state stored at that index. Collected data holds zeros where episodes begin, and a
                       slice of a replay begins from the state the agent acted with
 
-    The state stands in one float tensor (layers, S), float32 or wider. A missing one reads as zeros: an env without the
+    The state stands in one float tensor (layers, S), float32 or wider; of a sequence in half precision, or under
+    autocast, its values are as exact as the features there, and stepping is exacter. A missing one reads as zeros: an env without the
     primer drops it at every step, and the agent acts without memory. ("next", state) is the true state after every step
     of a sequence, where GRUModule writes zeros but at the end of each trajectory. Inside `torch.vmap` and
     `torch.compile` nothing depends on the values of is_init.
@@ -95,6 +96,7 @@ class MemoryModule(TensorDictModuleBase):
             start = self.core.initial_state(rows[0]) if state is None else state[:, 0]
             features, states, _ = self.core.unroll(x, start, is_init, state)
             after = cast("Tensor", states)  # None only where nobody wants them
+            after = after.to(torch.promote_types(after.dtype, torch.float32))
         else:
             features, after = self.core.step(x, self.core.initial_state(*rows) if state is None else state, is_init)
         features_key, state_key = self.out_keys_source

@@ -18,6 +18,7 @@ from mru_rl.agents.bench.jobs import run_job
 from mru_rl.agents.bench.workers import TRIES, do_all
 from mru_rl.agents.cli import main
 from mru_rl.agents.processes import alive, descendants
+from mru_rl.agents.runs import alone_in
 
 
 def lines(folder: Path) -> list[dict]:
@@ -95,7 +96,7 @@ def test_a_folder_takes_one_benchmark_and_one_process(tiny, tmp_path):
     (tmp_path / "benchmark.json").write_text(json.dumps(grid.header(tiny, "command")))
     with pytest.raises(ValueError, match="holds the benchmark 'tiny', not 'other'; give another --out"):
         grid.run_benchmark(dataclasses.replace(tiny, name="other"), tmp_path, 1, "command")
-    with grid.alone_in(tmp_path), pytest.raises(ValueError, match="another benchmark is at work"):
+    with alone_in(tmp_path), pytest.raises(ValueError, match="another process is at work"):
         grid.run_benchmark(tiny, tmp_path, 1, "command")
 
 

@@ -257,8 +257,23 @@ def test_lengths_follow_the_task_and_what_is_given_stays():
     assert why["sequence"] == "a whole episode"
     long, _ = R2D2Config().follow_task(horizon=5000, credit_horizon=4999, open_loop=False)
     assert (long.sequence, long.burn_in, long.overlap, long.n_step) == (80, 40, 40, 5)
+    assert [(c.batch, c.learning_starts) for c in (whole, long)] == [(32, 200), (32, 200)]
+    few_and_long, _ = R2D2Config(steps=600_000).follow_task(horizon=1001, credit_horizon=0, open_loop=True)
+    assert (few_and_long.batch, few_and_long.learning_starts) == (4, 59), (
+        "gradient steps count too, not their size alone"
+    )
     assert long.epsilon == pytest.approx(4 / 5000)
-    given = R2D2Config(sequence=10, burn_in=3, overlap=2, n_step=2, epsilon=0.1, discount=0.5, previous_action=True)
+    given = R2D2Config(
+        sequence=10,
+        burn_in=3,
+        overlap=2,
+        n_step=2,
+        epsilon=0.1,
+        discount=0.5,
+        previous_action=True,
+        batch=8,
+        learning_starts=9,
+    )
     assert given.follow_task(horizon=51, credit_horizon=0, open_loop=True) == (given, {})
 
 
@@ -275,6 +290,42 @@ def test_lengths_follow_the_task_and_what_is_given_stays():
 def test_wrong_settings_are_named(small, changes, message):
     with pytest.raises(ValueError, match=message):
         small(**changes)
+
+
+def test_a_network_of_values_gives_no_probabilities_to_sample_from(small):
+    run, trainer = train.start(small(steps=256))
+    train.run_to_end(run, trainer)
+    with pytest.raises(ValueError, match="--sample draws actions from a policy's probabilities, got a run of R2D2"):
+        evaluate_run(run, episodes=8, env_kwargs={}, seed=1, sample=True)
+
+
+@pytest.mark.parametrize("size", [1e-25, 1e-10, 1e10, 1e25])
+def test_rewards_of_any_size_are_brought_to_size_1(small, size):
+    trainer = make_trainer(small(steps=256))
+    trainer.replay.column = lambda name: torch.tensor([0.0, size, -size])
+    trainer._scale_rewards()
+    assert trainer.policy.reward_scale.item() * size == pytest.approx(1, rel=1e-5)
+
+
+def test_rewards_that_float32_cannot_bring_to_size_1_are_named(small):
+    trainer = make_trainer(small(steps=256))
+    trainer.replay.column = lambda name: torch.tensor([0.0, 1e-38])
+    with pytest.raises(ValueError, match="rewards of popgym-RepeatFirstEasy-v0 are of size 1e-38.*give --reward-scale"):
+        trainer._scale_rewards()
+
+
+def test_write_rates_are_set_on_whole_episodes_where_they_are_asked_for(small):
+    trainer = make_trainer(small(warm_up=True, segment=4, steps=10_000))
+    _, rollout = trainer.update()
+    assert (rollout.data.shape[1], trainer.steps, len(trainer.replay)) == (51, 51 * 8, 0)
+    _, rollout = trainer.update()
+    assert (rollout.data.shape[1], trainer.steps) == (4, 55 * 8)
+
+
+def test_a_run_of_few_gradient_steps_says_so(small):
+    _, note = make_trainer(small(target_period=100)).notes()
+    assert "gradient steps, and the target network follows every 100: few to learn from" in note
+    assert len(make_trainer(small(steps=10**6, target_period=100)).notes()) == 1
 
 
 def test_r2d2_learns_to_recall_the_first_card(small):

@@ -184,13 +184,43 @@ def test_warm_up_spreads_the_write_rates_before_the_first_gradient_step(small):
     assert rates.min() < 0.05
 
 
-def test_the_carry_of_a_carry_bmru_falls_to_nothing_over_the_first_half(small):
-    _, trainer = train.start(small(core="carry-bmru", steps=4096, warm_up=False))
-    seen = []
+@pytest.mark.parametrize(("core", "first", "share"), [("carry-bmru", 0.5, 0.5), ("carry-bmru:carry=0.2", 0.2, 1.0)])
+def test_the_carry_of_a_carry_bmru_falls_from_where_it_was_made_to_nothing(small, core, first, share):
+    _, trainer = train.start(small(core=core, steps=4096, warm_up=False, carry_share=share))
+    cell = trainer.policy.core.blocks[0].cell
     while trainer.steps < 4096:
-        seen.append((trainer.progress, trainer.policy.core.blocks[0].cell.carry))
+        assert cell.carry == pytest.approx(first * max(0.0, 1 - trainer.progress / share))
         trainer.update()
-    progress = [p for p, _ in seen[:-1]]  # an update sets what the next one finds
-    carries = [carry for _, carry in seen[1:]]
-    assert carries == pytest.approx([0.5 * max(0.0, 1 - 2 * p) for p in progress])
-    assert trainer.policy.core.blocks[0].cell.carry == 0.0
+    assert cell.carry == 0.0, "the agent that is kept is a BMRU"
+
+
+@pytest.mark.parametrize("share", [-0.5, 5.0])
+def test_a_share_of_the_run_that_is_none_is_refused(small, share):
+    with pytest.raises(ValueError, match=r"--carry-share must lie in \[0, 1\]"):
+        small(carry_share=share)
+
+
+@pytest.mark.parametrize(("core", "warmed_up"), [("gru", True), ("bmru", False), ("mingru,bmru", False)])
+def test_only_cores_with_write_rates_spend_a_rollout_on_setting_them(small, core, warmed_up):
+    _, trainer = train.start(small(core=core))
+    assert trainer.warmed_up is warmed_up
+
+
+def test_a_run_of_few_rollouts_says_so(small, tmp_path):
+    _, trainer = train.start(small(steps=600))
+    assert "few to learn from; give more --steps" in "".join(trainer.notes())
+    _, trainer = train.start(small(steps=60_000, run_dir=tmp_path / "long"))
+    assert not trainer.notes()
+
+
+@pytest.mark.parametrize(
+    ("env", "options"),
+    [
+        ("KeyDoor", {"colours": "2..4", "length": 4}),
+        ("EventCount", {"modulus": "2..8"}),
+        ("FlipFlop", {"bits": "1..4"}),
+    ],
+)
+def test_a_curriculum_whose_levels_look_different_to_the_network_is_refused(small, env, options):
+    with pytest.raises(ValueError, match="the levels of a curriculum must look alike to one network"):
+        train.start(small(env=f"mru_rl/{env}-v0", env_kwargs=options))

@@ -110,11 +110,21 @@ def test_a_core_takes_an_empty_batch_and_a_restart_that_fits():
     assert core.step(x[:0, 0], state[:0], is_init[:0, 0])[1].shape == (0, 2, S)
 
 
-def test_inputs_of_another_dtype_pass_where_autocast_makes_them_fit():
-    core = make_core("lru+gru", D, S)
+@pytest.mark.parametrize("spec", [*mru_rl.list_cells(), "lru+gru", "bmru+mingru"])
+def test_inputs_of_another_dtype_pass_where_autocast_makes_them_fit(spec):
+    torch.manual_seed(2)
+    core = make_core(spec, D, S)
     x, state, is_init, _ = good(core)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert core(x.bfloat16(), state, is_init)[0].isfinite().all()
+        y, last = core(x.bfloat16(), state, is_init)
+        core.trace(x.bfloat16(), state, is_init)
+        now = state
+        for t in range(T):
+            stepped, now = core.step(x[:, t].bfloat16(), now, is_init[:, t])
+    assert y.isfinite().all()
+    torch.testing.assert_close((y[:, -1].float(), last), (stepped.float(), now), atol=0.05, rtol=0.05)
+    y.float().sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in core.parameters())
 
 
 @pytest.mark.parametrize("rows", [-1, 2.5, "2", None, True])

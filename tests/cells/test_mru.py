@@ -124,6 +124,17 @@ def test_flipping_the_sign_of_the_candidate_flips_the_state(unit):
     assert torch.equal(flipped, -states)
 
 
+@pytest.mark.parametrize("shape", SURROGATES)
+def test_the_derivative_at_a_candidate_of_zero_is_that_of_a_positive_one(shape):
+    def derivatives(u: float) -> list[Tensor]:
+        u, beta, level = (torch.tensor([v], requires_grad=True) for v in (u, 0.1, 1.0))
+        a, b = write(u, beta, level, surrogate=shape)
+        return list(torch.autograd.grad(2 * a.sum() + 3 * b.sum(), [u, beta]))
+
+    torch.testing.assert_close(derivatives(0.0), derivatives(1e-7), atol=1e-5, rtol=0)
+    assert derivatives(0.0)[0].abs().item() > 0.1
+
+
 def test_a_candidate_of_exactly_zero_writes_nothing_whatever_the_threshold():
     u, state = torch.tensor([0.0, -0.0]), torch.tensor([0.3, -0.3])
     a, b = write(u, torch.zeros(2), torch.ones(2))

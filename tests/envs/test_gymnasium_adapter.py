@@ -232,6 +232,6 @@ def test_wrong_actions_are_refused(action, error, message):
 def test_pictures_are_refused():
     with (
         pytest.warns(UserWarning, match="render_mode"),
-        pytest.raises(ValueError, match="draws no pictures, got render_mode='human'; leave it out"),
+        pytest.raises(TypeError, match="draws no pictures, got render_mode='human'; leave it out"),
     ):
         gymnasium.make("mru_rl/TMaze-v0", render_mode="human")

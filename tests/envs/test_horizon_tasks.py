@@ -216,7 +216,12 @@ def test_event_count_without_memory_tends_to_guessing_in_long_episodes():
     [
         ("TMaze", {"rewards": "gold"}, ValueError, "option rewards must be one of turn, bakker, memory-rl, got 'gold'"),
         ("ActiveTMaze", {"back": -1}, ValueError, "ActiveTMaze's option back must be at least 0, got -1"),
-        ("ActiveTMaze", {"noise": -1}, ValueError, "ActiveTMaze's option noise must be a number >= 0, got -1"),
+        (
+            "ActiveTMaze",
+            {"noise": -1},
+            ValueError,
+            "ActiveTMaze's option noise must be a number from 0 to 1e.30, got -1",
+        ),
         ("RecallFirst", {"length": 0}, ValueError, "RecallFirst's option length must be at least 1, got 0"),
         ("RecallFirst", {"symbols": 1}, ValueError, "RecallFirst's option symbols must be at least 2, got 1"),
         ("RecallFirst", {"ask": "never"}, ValueError, "option ask must be one of end, always, got 'never'"),
@@ -236,11 +241,22 @@ def test_event_count_without_memory_tends_to_guessing_in_long_episodes():
             r"option things must be a number from 0 to 1, got 1\.5; it is a chance",
         ),
         ("KeyDoor", {"colours": 1}, ValueError, "KeyDoor's option colours must be at least 2, got 1"),
-        ("FlipFlop", {"hold": 1}, ValueError, "FlipFlop's option hold must be a number >= 2, got 1; it is the mean"),
+        (
+            "FlipFlop",
+            {"hold": 1},
+            ValueError,
+            "FlipFlop's option hold must be a number from 2 to 131072, got 1; it is the mean",
+        ),
         ("FlipFlop", {"length": 1}, ValueError, "FlipFlop's option length must be at least 2, got 1"),
         ("EventCount", {"length": 1}, ValueError, "EventCount's option length must be at least 2, got 1"),
         ("FlipFlop", {"bits": 0}, ValueError, "FlipFlop's option bits must be at least 1, got 0"),
-        ("EventCount", {"gap": 0.5}, ValueError, r"EventCount's option gap must be a number >= 1, got 0\.5"),
+        ("FlipFlop", {"hold": 1e6}, ValueError, r"FlipFlop's option hold .* got 1000000\.0; .* and no rarer"),
+        (
+            "EventCount",
+            {"gap": 0.5},
+            ValueError,
+            r"EventCount's option gap must be a number from 1 to 131072, got 0\.5",
+        ),
         ("EventCount", {"modulus": True}, TypeError, "EventCount's option modulus must be a whole number, got True"),
     ],
 )

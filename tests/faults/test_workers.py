@@ -134,6 +134,13 @@ def test_the_command_ends_with_the_worker_s_traceback_and_one_line(misbehaving, 
     assert said.splitlines()[-1].startswith("mru-rl: error: step() mru_rl-faults/Misbehaving-v0 raised KeyError in row")
 
 
+@pytest.mark.parametrize("seconds", [3e6, float("inf")])
+def test_a_worker_may_take_any_time(misbehaving, seconds):
+    with make(misbehaving, 1, workers="process", worker_seconds=seconds) as env:
+        env.reset()
+        assert env.step(ACTION[:1]).obs[0].tolist() == [1, 1]
+
+
 @pytest.mark.parametrize("limit", [{"worker_seconds": 0}, {"worker_restarts": -1}, {"worker_seconds": float("nan")}])
 def test_limits_that_are_none_are_refused(misbehaving, limit):
     with pytest.raises(ValueError, match=f"{next(iter(limit))} must be"):

@@ -279,16 +279,21 @@ def test_a_long_sequence_is_cut_into_chunks_and_a_short_one_is_not():
     assert_same(values_and_grads(chunked.linear_scan, x), values_and_grads(reference.linear_scan, x), torch.float64)
 
 
-def test_a_second_derivative_is_refused_by_chunked_and_given_by_reference():
-    x = random_inputs(2, 6, 3, torch.float64)
-    for backend in ("chunked", "reference"):
-        h, _ = dispatch.linear_scan(x["a"], x["b"], x["h0"], x["is_init"], backend=backend)
+@pytest.mark.parametrize("options", [{"backend": "chunked"}, {"recompute": True}, {"backend": "reference"}])
+def test_a_second_derivative_is_given_by_reference_and_refused_by_all_else_however_it_is_asked_for(options):
+    def gradient_norm():
+        x = random_inputs(2, 6, 3, torch.float64)
+        h, _ = dispatch.linear_scan(x["a"], x["b"], x["h0"], x["is_init"], **options)
         (grad,) = torch.autograd.grad(h.square().sum(), x["a"], create_graph=True)
-        if backend == "chunked":
-            with pytest.raises(RuntimeError, match="once_differentiable"):
-                grad.sum().backward()
+        return x["a"], grad.square().sum() + h.sum()
+
+    for derive in (lambda a, loss: loss.backward(), lambda a, loss: torch.autograd.grad(loss, a)):
+        a, loss = gradient_norm()
+        if options.get("backend") == "reference":
+            derive(a, loss)
         else:
-            grad.sum().backward()
+            with pytest.raises(NotImplementedError, match="gradients of first order.*backend='reference'"):
+                derive(a, loss)
 
 
 def test_gradients_reach_only_what_asks_for_them():

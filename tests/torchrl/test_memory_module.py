@@ -387,3 +387,17 @@ def test_canonical_data_is_row_major_in_the_keys_of_the_module_and_else_untouche
 
 def test_a_module_lives_on_the_device_it_was_given():
     assert build(device="meta").core.encoder.weight.is_meta
+
+
+@pytest.mark.parametrize("spec", ["bmru", "mingru", "bmru+mingru", "mamba"])
+@pytest.mark.parametrize("narrow", [torch.bfloat16, torch.float16])
+def test_states_of_a_network_in_half_precision_are_float32_in_both_modes(spec, narrow):
+    module = build(spec).to(narrow)
+    shape = [2, 9]
+    data = TensorDict(
+        {"observation": torch.randn(*shape, D, dtype=narrow), "is_init": torch.zeros(*shape, 1, dtype=torch.bool)},
+        shape,
+    )
+    for mode in (True, False):
+        with set_recurrent_mode(mode):
+            assert module(data.clone())["next", "recurrent_state"].dtype == torch.float32

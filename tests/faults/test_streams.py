@@ -1,0 +1,93 @@
+"""Nobody listening, odd options, signals that come together: a run goes on, or says in one line what is wrong."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from mru_rl.agents import signals
+from mru_rl.agents.checkpoint import list_checkpoints, write_atomically
+from mru_rl.agents.cli import main
+
+TRAIN = [
+    "train", "ppo", "--env", "mru_rl/TMaze-v0", "--env-kwargs", "length=5", "--num-envs", "4", "--hidden-size", "4",
+    "--steps", "2000", "--no-tensorboard",
+]  # fmt: skip
+SCRIPT = "import sys; from mru_rl.agents import train, cli; train._LOG_SECONDS = 0; cli.main(sys.argv[1:])"
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+@pytest.mark.parametrize("how", ["closed", "no reader"])
+def test_a_run_that_nobody_listens_to_trains_to_its_end(tmp_path, stream, how):
+    def close() -> None:
+        os.close(1 if stream == "stdout" else 2)
+
+    unread, written = os.pipe()
+    os.close(unread)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *TRAIN, "--run-dir", tmp_path / "run"],
+        **({stream: written} if how == "no reader" else {"preexec_fn": close}), check=False,
+    )  # fmt: skip
+    os.close(written)
+    assert done.returncode == 0
+    assert list_checkpoints(tmp_path / "run" / "checkpoints")[0].name == "step_000000002040.pt"
+    assert (tmp_path / "run" / "learning_curve.png").is_file()
+
+
+def test_two_signals_at_once_are_one_request():
+    handlers = [signal.getsignal(ending) for ending in signals.ENDING]
+    with signals.waiting() as request:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signals.ENDING)
+        for ending in signals.ENDING:
+            os.kill(os.getpid(), ending)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.ENDING)  # both have come before Python hears of one
+        assert request.signum in signals.ENDING
+        assert {signal.getsignal(ending) for ending in signals.ENDING} == {signal.SIG_DFL}, "a later one ends at once"
+    assert [signal.getsignal(ending) for ending in signals.ENDING] == handlers
+
+
+def refused(capsys, *words: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("mru-rl: error: ")]
+    return line
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("length=2.5", "length must be a whole number, got 2.5"),
+        ("length=abc", "length must be a whole number, got 'abc'"),
+        ("length=[5]", "length must be a whole number"),
+        ("length=1e30", "length must be at most 9007199254740992"),
+        ("length=1j", "env options are kept in config.json"),
+        ("seed=5", "seed cannot be set through --env-kwargs"),
+        ("num_envs=5", "num_envs cannot be set through --env-kwargs"),
+    ],
+)
+def test_an_env_option_of_the_wrong_kind_is_one_line_wherever_it_is_given(option, words, tmp_path, capsys):
+    main([*TRAIN, "--run-dir", str(tmp_path / "run")])
+    assert words in refused(
+        capsys, "train", "--env", "mru_rl/TMaze-v0", "--env-kwargs", option, "--run-dir", str(tmp_path / "b")
+    )
+    assert words in refused(capsys, "eval", str(tmp_path / "run"), "--env-kwargs", option)
+    assert words in refused(capsys, "inspect", str(tmp_path / "run"), "--env-kwargs", option)
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_whole_number_may_be_written_with_an_exponent(tmp_path, capsys):
+    main([*TRAIN, "--run-dir", str(tmp_path / "run")])
+    main(["eval", str(tmp_path / "run"), "--env-kwargs", "length=1e2", "--episodes", "4"])
+    assert "length=100" in capsys.readouterr().out
+
+
+def test_what_is_no_regular_file_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe.html")
+    with pytest.raises(FileExistsError, match="is there and no regular file; name another"):
+        write_atomically(tmp_path / "pipe.html", b"page")
+    assert not (tmp_path / "pipe.html").is_file()
