@@ -110,8 +110,8 @@ class BoxHead(ActionHead):
         bounded = low.isfinite() & high.isfinite()
         self.shape = space.shape
         self.low, self.high = low, high
-        self.scale = torch.where(bounded, (high - low) / 2, 1.0)
-        self.centre = torch.where(bounded, (high + low) / 2, 0.0)
+        self.scale = torch.where(bounded, high / 2 - low / 2, 1.0)  # halves: all of float32 fits
+        self.centre = torch.where(bounded, high / 2 + low / 2, 0.0)
         self.num_params = 2 * low.numel()
 
     def _normal(self, params: Tensor) -> tuple[Tensor, Tensor]:

@@ -87,6 +87,7 @@ class TrainConfig:
         require(self.seed >= 0, f"--seed must not be negative, got {self.seed}")
         for name in ("steps", "num_envs", "threads", "hidden_size", "num_layers"):
             require(getattr(self, name) >= 1, f"{flag(name)} must be at least 1, got {getattr(self, name)}")
+        require(self.threads <= 1024, f"--threads must be at most 1024, got {self.threads}")
         require(
             self.state_size is None or self.state_size >= 1, f"--state-size must be at least 1, got {self.state_size}"
         )

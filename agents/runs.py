@@ -118,7 +118,7 @@ def _as_record(line: str) -> dict[str, float] | None:
         record = json.loads(line)
     except json.JSONDecodeError:
         return None
-    return record if isinstance(record, dict) and "steps" in record else None
+    return record if isinstance(record, dict) and isinstance(record.get("steps"), int) else None
 
 
 def _is_unborn(path: Path) -> bool:

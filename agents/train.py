@@ -51,23 +51,19 @@ def resume(run: Run, config: TrainConfig) -> tuple[Trainer, list[str]]:
     A run killed before its first checkpoint starts again, with the same result. Raises ValueError where checkpoints are
     gone, and where another process trains the run.
     """
-    has_checkpoint = any(run.checkpoints.glob("step_*.pt"))
-    if not has_checkpoint and run.metrics():
-        raise ValueError(
-            f"{run.checkpoints} holds no checkpoint, and metrics.jsonl has records of a run that had one: put its checkpoints "
-            "back, or train again in another --run-dir"
-        )
-    saved = (
-        run.checkpoint() if has_checkpoint else None
-    )  # read before anything is built: a damaged file is said at once
-    trainer = make_trainer(dataclasses.replace(config, run_dir=run.path))  # where it is, not where it was made
     with alone_in(run.path, _WAIT):
+        has_checkpoint = any(run.checkpoints.glob("step_*.pt"))
+        if not has_checkpoint and run.metrics():
+            raise ValueError(
+                f"{run.checkpoints} holds no checkpoint, and metrics.jsonl has records of a run that had one: put its checkpoints "
+                "back, or train again in another --run-dir"
+            )
+        saved = run.checkpoint() if has_checkpoint else None  # before anything is built: damage is said at once
         run.checkpoints.mkdir(exist_ok=True)
         delete_leftovers(run.path)
-        if saved is None:
-            return trainer, []
-        lost = trainer.load_state_dict(saved)
-        run.drop_metrics_after(trainer.steps)
+        trainer = make_trainer(dataclasses.replace(config, run_dir=run.path))  # where it is, not where it was made
+        lost = [] if saved is None else trainer.load_state_dict(saved)
+        run.drop_metrics_after(-1 if saved is None else trainer.steps)
     return trainer, lost
 
 

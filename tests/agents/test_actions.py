@@ -56,6 +56,12 @@ def test_samples_follow_the_probabilities_and_the_generator_alone():
     torch.testing.assert_close(shares, logits.softmax(0), atol=0.01, rtol=0)
 
 
+def test_a_box_as_wide_as_float32_is_centred_on_zero():
+    most = float(np.finfo(np.float32).max)
+    head = action_head(gymnasium.spaces.Box(-most, most, (1,), np.float32))
+    assert head.to_env(torch.tensor([[0.0], [1.0], [3.0]])).flatten().tolist() == [0, most, most]
+
+
 def test_a_box_without_bounds_is_left_as_it_is():
     head = action_head(gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32))
     action = torch.tensor([[5.0, -7.0]])
