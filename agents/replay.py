@@ -86,10 +86,12 @@ class SequenceReplay:
 
     def extend(self, sequences: TensorDict) -> None:
         """Add sequences [N]; where replay is full they replace the oldest."""
-        if not len(sequences):
-            return
+        if len(sequences):
+            self._add(sequences[-self.capacity :])
+
+    def _add(self, sequences: TensorDict) -> None:
         try:
-            self._buffer.extend(sequences[-self.capacity :])
+            self._buffer.extend(sequences)
         except RuntimeError as error:  # torch's only word for a file it cannot make
             if self.folder is None or "unable to resize file" not in str(error):
                 raise
@@ -148,7 +150,7 @@ class SequenceReplay:
             )
         self._buffer.empty()
         if count:
-            self._buffer.extend(TensorDict(saved["sequences"], batch_size=[count]).unflatten_keys())
+            self._add(TensorDict(saved["sequences"], batch_size=[count]).unflatten_keys())
         self.sampler.load_state_dict(saved["sampler"])
         self._buffer.writer.load_state_dict(saved["writer"])
         self.generator.set_state(saved["generator"])

@@ -12,6 +12,7 @@ import pytest
 from mru_rl.agents import train
 from mru_rl.agents.cli import main
 from mru_rl.agents.evaluate import evaluate_run, load_config
+from mru_rl.agents.faults.commands import Command, Limits
 from mru_rl.agents.report.page import write_report
 from mru_rl.agents.runs import Run, alone_in
 
@@ -64,6 +65,35 @@ def test_copies_of_a_run_with_replay_on_disk_go_on_each_in_its_own_directory(sto
     ends = {finish(Run.open(path)) for path in (moved, tmp_path / "copy")}
     assert len(ends) == 1
     assert not run.path.exists(), "nothing is left where the run was made"
+
+
+def test_a_disk_that_cannot_hold_replay_is_one_line(tmp_path):
+    words = [
+        *TINY,
+        *REPLAY,
+        "--steps",
+        "1600",
+        "--replay-storage",
+        "disk",
+        "--replay-sequences",
+        "40000",
+        "--no-save-replay",
+    ]
+    command = Command(
+        ["train", "r2d2", *words, "--run-dir", str(tmp_path / "run")],
+        tmp_path / "said",
+        limits=Limits(file_bytes=1_500_000),
+    )
+    assert command.join() == 2
+    (line,) = [line for line in command.stderr.splitlines() if line]
+    assert "no room for replay" in line
+    assert f"`mru-rl resume {tmp_path / 'run'}` goes on" in line
+
+
+def test_replay_on_disk_takes_its_room_at_the_start(stopped):
+    run = stopped("run", "r2d2", *REPLAY, "--replay-storage", "disk", "--replay-sequences", "5000")
+    for path in (run.path / "replay").rglob("*.memmap"):
+        assert path.stat().st_blocks * 512 >= path.stat().st_size, f"{path.name} has holes"
 
 
 def test_one_process_trains_a_run_and_a_second_is_told_so(stopped, capsys):
