@@ -7,12 +7,13 @@ import hashlib
 import io
 import os
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from mru_rl.agents.streams import warn
 
 FORMAT = 1
 _MAGIC = b"mru_rl checkpoint "
@@ -142,8 +143,3 @@ def delete_leftovers(directory: Path) -> None:
     """Delete what writes that were killed have left in a directory."""
     for path in directory.glob(".*.tmp"):
         path.unlink(missing_ok=True)
-
-
-def warn(message: str) -> None:
-    """Say on stderr what went wrong and was got over."""
-    print(f"mru-rl: warning: {message}", file=sys.stderr)

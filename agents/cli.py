@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mru_rl.agents import signals
+from mru_rl.agents.streams import silence, tell, tell_error, unread
 
 _HELP = """\
 usage: mru-rl COMMAND [options]
@@ -57,10 +58,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         with signals.raising() as request:
             _COMMANDS[command](rest)
-    except BrokenPipeError:
-        _silence(sys.stdout)  # the reader, such as head, has seen enough
+    except BrokenPipeError as error:
+        if not unread(sys.stdout):
+            _fail(str(error))
+        silence(sys.stdout)  # the reader, such as head, has seen enough
     except KeyboardInterrupt as error:
-        print(f"mru-rl: {str(error) or 'interrupted'}", file=sys.stderr)
+        tell_error(f"mru-rl: {str(error) or 'interrupted'}")
         raise SystemExit(signals.exit_status(error, request)) from None
     except (ValueError, OSError) as error:
         if os.environ.get("MRU_RL_DEBUG"):
@@ -116,9 +119,11 @@ def _resume(words: list[str]) -> None:
 
     run = Run.open(args.run)
     trainer, lost = train.resume(run, load_config(run))
-    _say(
-        [f"resuming {run.path} at {trainer.steps:,} of {trainer.config.steps:,} steps", *(f"  {what}" for what in lost)]
-    )
+    lines = [
+        f"resuming {run.path} at {trainer.steps:,} of {trainer.config.steps:,} steps",
+        *(f"  {what}" for what in lost),
+    ]
+    tell("\n".join(lines))
     _run_to_end(run, trainer)
 
 
@@ -297,20 +302,7 @@ def _announce(run: Any, trainer: Any) -> None:
     for name, reason in trainer.reasons.items():
         value = getattr(config, name)
         lines.append(f"  {flag(name)} {f'{value:.4g}' if isinstance(value, float) else value}: {reason}")
-    _say(lines)
-
-
-def _say(lines: Sequence[str]) -> None:
-    """Print what a run does not depend on: nobody listening any more is no reason not to train."""
-    try:
-        print("\n".join(lines), flush=True)
-    except OSError:
-        _silence(sys.stdout)
-
-
-def _silence(stream: Any) -> None:
-    """Have what is still written to a stream go nowhere, also at the end of the process."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    tell("\n".join(lines))
 
 
 def _summary(run: Any, trainer: Any) -> None:
@@ -321,7 +313,8 @@ def _summary(run: Any, trainer: Any) -> None:
     if "return_mean" in last:
         success = f", success {last['success_rate']:.2f}" if "success_rate" in last else ""
         lines.append(f"  return {last['return_mean']:.3f}{success} over the last 100 episodes, exploring")
-    _say([*lines, f"  learning curve: {run.path / 'learning_curve.png'}", f"  next: mru-rl eval {run.path}"])
+    lines += [f"  learning curve: {run.path / 'learning_curve.png'}", f"  next: mru-rl eval {run.path}"]
+    tell("\n".join(lines))
 
 
 def _table(header: list[str], rows: list[list[str]]) -> None:
@@ -379,7 +372,7 @@ def _nearest(word: str, known: Any) -> str:
 
 
 def _fail(message: str) -> None:
-    print(f"mru-rl: error: {' '.join(message.split())}", file=sys.stderr)
+    tell_error(f"mru-rl: error: {' '.join(message.split())}")
     raise SystemExit(2)
 
 

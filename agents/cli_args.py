@@ -127,15 +127,18 @@ def read_pairs(words: list[str]) -> dict[str, Any]:
             pairs[name] = (
                 int(read) if isinstance(read, float) and read.is_integer() and "." not in value else read
             )  # 1e4
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, RecursionError, MemoryError):  # the last two: nested beyond reason
             pairs[name] = {"true": True, "false": False, "none": None}.get(value.lower(), value)
         try:
-            json.dumps(pairs[name])
+            kept = json.loads(json.dumps(pairs[name]))
         except TypeError:
+            kept = ...
+        if kept != (list(pairs[name]) if isinstance(pairs[name], tuple) else pairs[name]):
             raise ValueError(
-                f"env options are kept in config.json, which holds numbers, words, true, false, none, lists and dicts of them; "
+                f"env options are kept in config.json, which holds numbers, words, true, false, none, lists, and dicts by words; "
                 f"got {word!r}"
-            ) from None
+            )
+        pairs[name] = kept
     return pairs
 
 

@@ -168,7 +168,8 @@ class R2D2Trainer(Trainer):
                 else ""
             )
         ]
-        inserted = config.steps // self.cutter.stride
+        learned = config.steps - (0 if self.warmed_up else self.segment * config.num_envs)
+        inserted = max(learned, 0) // self.cutter.stride
         gradient_steps = int(max(inserted - self.learning_starts, 0) * config.samples_per_insert / self.batch)
         if gradient_steps < _FEW_TARGETS * config.target_period:
             notes.append(

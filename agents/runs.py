@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import functools
 import json
@@ -17,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import mru_rl
-from mru_rl.agents.checkpoint import delete_leftovers, newest_checkpoint, warn, write_atomically
+from mru_rl.agents.checkpoint import delete_leftovers, newest_checkpoint, write_atomically
 from mru_rl.agents.config import TrainConfig, to_json
+from mru_rl.agents.streams import warn
 
 
 class Run:
@@ -35,9 +37,11 @@ class Run:
         cls.check_free(path)
         run = cls(path)
         run.checkpoints.mkdir(parents=True, exist_ok=True)
-        delete_leftovers(path)
-        write_json(path / "provenance.json", provenance(device) | {"seed": config.seed})
-        write_json(path / "config.json", {"algorithm": algorithm, **to_json(config)})
+        with alone_in(path, "give another --run-dir"):
+            cls.check_free(path)  # once more: another process may have been quicker
+            delete_leftovers(path)
+            write_json(path / "provenance.json", provenance(device) | {"seed": config.seed})
+            write_json(path / "config.json", {"algorithm": algorithm, **to_json(config)})
         return run
 
     @staticmethod
@@ -94,6 +98,9 @@ class Run:
         write_atomically(self.metrics_file, "".join(kept).encode())
 
 
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+
+
 @contextlib.contextmanager
 def alone_in(folder: Path, advice: str = "wait for it, or give another --out") -> Iterator[None]:
     """Hold a folder alone; the lock falls with the process, however that ends. Raises ValueError where another holds it."""
@@ -104,6 +111,10 @@ def alone_in(folder: Path, advice: str = "wait for it, or give another --out") -
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise ValueError(f"another process is at work in {folder}; {advice}") from None
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+                warn(f"{folder} is on a file system without locks; see to it that no other process works there")
             if not path.exists() or not os.path.samestat(os.fstat(lock.fileno()), path.stat()):
                 continue  # the one before has just left and taken its file along
             try:

@@ -110,6 +110,7 @@ class Trainer(ABC):
             f"a curriculum needs an env that names a success, {config.env} does not; give its options as numbers",
         )
         self.head, self.policy = self.make_agent(self.config, self.env)
+        anneal_carry(self.policy, 0.0, share=config.carry_share)
         self.guard = Guard(self.config.on_nonfinite)
         if config.initialisation == "long":
             self.policy.core.remember(self.horizon or 1000)

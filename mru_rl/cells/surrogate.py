@@ -65,7 +65,7 @@ def write_backward(
     carry: float, slope: float, sign_slope: float, shape: Surrogate,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """du, dbeta and, not yet summed to the level's shape, dlevel, as `_Write` says."""
-    sign, v = torch.copysign(torch.ones_like(u[..., :1]), u), u.abs().sub_(beta)
+    sign, v = torch.copysign(u.new_ones(()), u), u.abs().sub_(beta)
     signed = db * sign
     written = signed * _gate(v)
     dz = torch.addcmul(da * (carry - 1.0), signed, level)

@@ -84,7 +84,7 @@ class _LinearScan(torch.autograd.Function):
         h, h_last, ctx.chunks, kept = _forward(a, b, h0, is_init, restart, chunks)
         ctx.dtypes = (a.dtype, b.dtype, h0.dtype)
         ctx.restart_like = restart if restart is None else (restart.shape, restart.dtype)
-        ctx.save_for_backward(*kept)
+        ctx.save_for_backward(h_last, *kept)
         ctx.set_materialize_grads(False)
         return h, h_last
 
@@ -92,11 +92,11 @@ class _LinearScan(torch.autograd.Function):
     def backward(ctx: Any, grad_h: Tensor | None, grad_last: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad_h is None and grad_last is None:
             return None, None, None, None, None, None
-        a, h, h0, is_init, at_t, at_b, restart_at, a_at = ctx.saved_tensors
+        h_last, a, h, h0, is_init, at_t, at_b, restart_at, a_at = ctx.saved_tensors
         a_dtype, b_dtype, h0_dtype = ctx.dtypes
         needs_a, needs_b, needs_h0, _, needs_restart, _ = ctx.needs_input_grad
-        grad_a, grad_b, grad_h0, grad_restart = first_order(
-            _backward, grad_h, grad_last, a, h, h0, is_init, (at_t, at_b), restart_at, a_at,
+        grad_a, grad_b, grad_h0, grad_restart = first_order(  # h_last is the one of these that autograd knows to depend on the inputs
+            lambda _, *rest: _backward(*rest), h_last, grad_h, grad_last, a, h, h0, is_init, (at_t, at_b), restart_at, a_at,
             ctx.chunks, ctx.restart_like, (needs_a, needs_b, needs_h0, needs_restart),
         )  # fmt: skip
         grad_a = None if grad_a is None else grad_a.to(a_dtype)

@@ -326,6 +326,8 @@ def test_a_run_of_few_gradient_steps_says_so(small):
     _, note = make_trainer(small(target_period=100)).notes()
     assert "gradient steps, and the target network follows every 100: few to learn from" in note
     assert len(make_trainer(small(steps=10**6, target_period=100)).notes()) == 1
+    _, note = make_trainer(small(warm_up=True, steps=400)).notes()
+    assert note.startswith("about 0 gradient steps"), "all steps go into setting write rates"
 
 
 def test_r2d2_learns_to_recall_the_first_card(small):

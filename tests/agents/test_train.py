@@ -184,12 +184,14 @@ def test_warm_up_spreads_the_write_rates_before_the_first_gradient_step(small):
     assert rates.min() < 0.05
 
 
-@pytest.mark.parametrize(("core", "first", "share"), [("carry-bmru", 0.5, 0.5), ("carry-bmru:carry=0.2", 0.2, 1.0)])
+@pytest.mark.parametrize(
+    ("core", "first", "share"), [("carry-bmru", 0.5, 0.5), ("carry-bmru:carry=0.2", 0.2, 1.0), ("carry-bmru", 0.5, 0.0)]
+)
 def test_the_carry_of_a_carry_bmru_falls_from_where_it_was_made_to_nothing(small, core, first, share):
     _, trainer = train.start(small(core=core, steps=4096, warm_up=False, carry_share=share))
     cell = trainer.policy.core.blocks[0].cell
     while trainer.steps < 4096:
-        assert cell.carry == pytest.approx(first * max(0.0, 1 - trainer.progress / share))
+        assert cell.carry == pytest.approx(first * max(0.0, 1 - trainer.progress / share) if share else 0.0)
         trainer.update()
     assert cell.carry == 0.0, "the agent that is kept is a BMRU"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import shutil
 import subprocess
@@ -112,6 +114,26 @@ def test_one_process_trains_a_run_and_a_second_is_told_so(stopped, capsys):
     assert (other.returncode, "another process" in other.stderr) == (2, True)
     finish(run)
     assert not (run.path / ".lock").exists()
+
+
+def test_of_two_runs_begun_in_one_directory_at_once_one_writes_there(tmp_path, stopped):
+    config = load_config(stopped())
+    path = tmp_path / "new"
+    path.mkdir()
+    with alone_in(path), pytest.raises(ValueError, match="another process is at work in .*; give another --run-dir"):
+        Run.create(path, "ppo", config, "cpu")
+    assert not (path / "config.json").exists()
+    Run.create(path, "ppo", config, "cpu")
+
+
+def test_a_file_system_without_locks_is_said_and_trained_on(stopped, monkeypatch, capsys):
+    def no_lock(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    run = stopped()
+    monkeypatch.setattr(fcntl, "flock", no_lock)
+    finish(run)
+    assert f"{run.path} is on a file system without locks" in capsys.readouterr().err
 
 
 def test_a_lock_that_a_kill_left_holds_nobody_up(stopped):

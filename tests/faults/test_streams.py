@@ -6,11 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
 from mru_rl.agents import signals
-from mru_rl.agents.checkpoint import list_checkpoints, write_atomically
+from mru_rl.agents.checkpoint import list_checkpoints, load_checkpoint, write_atomically
 from mru_rl.agents.cli import main
 
 TRAIN = [
@@ -36,6 +37,37 @@ def test_a_run_that_nobody_listens_to_trains_to_its_end(tmp_path, stream, how):
     assert done.returncode == 0
     assert list_checkpoints(tmp_path / "run" / "checkpoints")[0].name == "step_000000002040.pt"
     assert (tmp_path / "run" / "learning_curve.png").is_file()
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_gives_its_status_where_the_reader_of_stderr_ended_with_it_too(tmp_path, signum, status):
+    words = [*TRAIN, "--steps", "10000000", "--run-dir", tmp_path / "run"]
+    script = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); " + SCRIPT
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    while not list_checkpoints(tmp_path / "run" / "checkpoints") and process.poll() is None:
+        time.sleep(0.05)
+    process.stderr.close()
+    process.send_signal(signum)
+    assert process.wait(60) == status
+    assert list_checkpoints(tmp_path / "run" / "checkpoints")
+
+
+def test_a_damaged_checkpoint_is_passed_over_though_nobody_hears_of_it(tmp_path):
+    run = tmp_path / "run"
+    main([*TRAIN, "--run-dir", str(run)])
+    end, *_ = list_checkpoints(run / "checkpoints")
+    end.write_bytes(b"damaged")
+    unread, written = os.pipe()
+    os.close(unread)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, "resume", run], stderr=written, stdout=subprocess.PIPE, check=False
+    )
+    os.close(written)
+    assert done.returncode == 0
+    assert b"resuming" in done.stdout
+    assert load_checkpoint(end)["steps"] == 2040
 
 
 def test_two_signals_at_once_are_one_request():
@@ -66,6 +98,7 @@ def refused(capsys, *words: str) -> str:
         ("length=[5]", "length must be a whole number"),
         ("length=1e30", "length must be at most 9007199254740992"),
         ("length=1j", "env options are kept in config.json"),
+        ("length={0:1}", "lists, and dicts by words; got 'length={0:1}'"),
         ("seed=5", "seed cannot be set through --env-kwargs"),
         ("num_envs=5", "num_envs cannot be set through --env-kwargs"),
     ],
