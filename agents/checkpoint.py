@@ -33,9 +33,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
     Raises OSError naming the file where it cannot be written, as on a full disk; what was there before still is.
     """
-    if (
-        path.exists() and not path.is_file()
-    ):  # a directory, or a device that the rename would put a file in the place of
+    if path.exists() and not path.is_file():  # the rename would put a file in the place of a device
         raise FileExistsError(errno.EEXIST, "is there and no regular file; name another", str(path))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

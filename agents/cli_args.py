@@ -124,16 +124,17 @@ def read_pairs(words: list[str]) -> dict[str, Any]:
             raise ValueError(f"env options are written name=value, as in length=100, got {word!r}")
         try:
             read = ast.literal_eval(value)
-            pairs[name] = (
-                int(read) if isinstance(read, float) and read.is_integer() and "." not in value else read
-            )  # 1e4
         except (ValueError, SyntaxError, RecursionError, MemoryError):  # the last two: nested beyond reason
-            pairs[name] = {"true": True, "false": False, "none": None}.get(value.lower(), value)
+            read = {"true": True, "false": False, "none": None}.get(value.lower(), value)
+        if isinstance(read, float) and read.is_integer() and "." not in value:  # 1e4
+            read = int(read)
+        if isinstance(read, tuple):
+            read = list(read)
         try:
-            kept = json.loads(json.dumps(pairs[name]))
+            kept = json.loads(json.dumps(read))
         except TypeError:
-            kept = ...
-        if kept != (list(pairs[name]) if isinstance(pairs[name], tuple) else pairs[name]):
+            kept = None
+        if kept != read:
             raise ValueError(
                 f"env options are kept in config.json, which holds numbers, words, true, false, none, lists, and dicts by words; "
                 f"got {word!r}"

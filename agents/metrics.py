@@ -4,7 +4,7 @@ from __future__ import annotations
 
 GLOSSARY = {
     "steps": "env steps so far, over all envs",
-    "updates": "rollouts so far; the first only sets write rates where there are any to set",
+    "updates": "rollouts so far; with a write-rate warm-up the first is not learned from",
     "episodes": "episodes finished so far",
     "return_mean": "mean return of the last 100 finished episodes, exploring as in training",
     "length_mean": "mean length in steps of those episodes",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from types import TracebackType
@@ -10,6 +9,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
+
+from mru_rl.agents.streams import silence
 
 
 class Progress:
@@ -49,7 +50,7 @@ class Progress:
             try:
                 self.console.print(line, highlight=False, soft_wrap=True)
             except (OSError, SystemExit):  # nobody listens any more, which rich takes for a reason to end
-                self.every, self.total = math.inf, sys.maxsize
+                silence(sys.stderr)
 
 
 def duration(seconds: float) -> str:

@@ -70,7 +70,7 @@ class SequenceReplay:
         self, capacity: int, *, priority_exponent: float, importance_exponent: float, generator: torch.Generator,
         folder: Path | None = None,
     ) -> None:  # fmt: skip
-        self.capacity, self.folder, self._laid_out = capacity, folder, False
+        self.capacity, self.folder = capacity, folder
         storage = (
             LazyTensorStorage(capacity)
             if folder is None
@@ -90,15 +90,15 @@ class SequenceReplay:
             self._add(sequences[-self.capacity :])
 
     def _add(self, sequences: TensorDict) -> None:
+        first = len(self) == 0  # files are laid out for all that replay will hold
         try:
             self._buffer.extend(sequences)
         except RuntimeError as error:  # torch's only word for a file it cannot make
             if self.folder is None or "unable to resize file" not in str(error):
                 raise
             raise OSError(errno.ENOSPC, f"no room for replay ({error})", str(self.folder)) from error
-        if self.folder is not None and not self._laid_out:
+        if self.folder is not None and first:
             _take_room(self.folder)
-            self._laid_out = True
 
     def sample(self, batch: int) -> tuple[TensorDict, Tensor, Tensor]:
         """Sequences [batch], their slots, and importance weights in (0, 1] [batch]."""

@@ -31,6 +31,7 @@ from mru_rl.agents.bench.options import Parser
 from mru_rl.agents.cli_args import read_pairs
 from mru_rl.agents.config import require
 from mru_rl.agents.evaluate import episodes_for
+from mru_rl.agents.report.data import unique
 from mru_rl.blocks.hybrid import parse_spec
 
 CORES = ("bmru+mingru", "bmru", "cmru", "acmru", "mingru", "gru", "lstm", "lru", "s5", "mamba", "mlp")
@@ -185,7 +186,7 @@ def main(words: list[str], name: str) -> None:
     if args.cores:
         for core in args.cores:
             parse_spec(core)
-        changes["cores"] = tuple(dict.fromkeys(args.cores))
+        changes["cores"] = tuple(unique(args.cores))
     benchmark = dataclasses.replace(benchmark, **changes)
     require(
         args.algorithm == "ppo" or benchmark.trials == 1,

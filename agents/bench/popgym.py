@@ -23,6 +23,7 @@ from mru_rl.agents.bench.jobs import Point
 from mru_rl.agents.bench.options import Parser
 from mru_rl.agents.checkpoint import write_atomically
 from mru_rl.agents.config import require
+from mru_rl.agents.report.data import unique
 from mru_rl.agents.runs import alone_in, write_json
 from mru_rl.blocks.hybrid import parse_spec
 from mru_rl.envs import list_ids
@@ -53,7 +54,7 @@ def main(words: list[str], name: str = "popgym") -> None:
         parse_spec(core)
     folder = args.out or Path("runs") / f"bench-popgym-{args.preset}"
     folder.mkdir(parents=True, exist_ok=True)
-    benchmark = popgym(args.preset, args.ids, list(dict.fromkeys(args.cores)), args.seeds)
+    benchmark = popgym(args.preset, args.ids, unique(args.cores), args.seeds)
     jobs = final_jobs(benchmark, dict.fromkeys(benchmark.cores, "default"))
     with alone_in(folder):
         write_json(folder / "benchmark.json", header(benchmark, " ".join(["mru-rl bench popgym", *words])))

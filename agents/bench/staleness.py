@@ -27,6 +27,7 @@ from mru_rl.agents.plots import save_atomically
 from mru_rl.agents.r2d2 import R2D2Trainer
 from mru_rl.agents.r2d2_config import R2D2Config
 from mru_rl.agents.replay import bytes_per_sequence
+from mru_rl.agents.report.data import unique
 from mru_rl.agents.report.palette import looks
 from mru_rl.agents.runs import alone_in, machine
 from mru_rl.agents.stale_state import STARTS, EpisodeProbe, q_difference
@@ -57,7 +58,7 @@ def main(words: list[str], name: str = "staleness") -> None:
     require(min(args.burn_in) >= 0, f"--burn-in must not be negative, got {min(args.burn_in)}")
     folder = args.out or Path("runs") / "bench-staleness"
     folder.mkdir(parents=True, exist_ok=True)
-    jobs = jobs_of(list(dict.fromkeys(args.cores)), list(dict.fromkeys(args.burn_in)), args.seeds, args.steps)
+    jobs = jobs_of(unique(args.cores), unique(args.burn_in), args.seeds, args.steps)
     with alone_in(folder):
         store = Store(folder, work=run_job)
         errors = run_shown(store, jobs, args.workers)

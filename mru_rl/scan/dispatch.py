@@ -39,7 +39,8 @@ def linear_scan(
     a, b: [B, T, H], T >= 1, real or complex; h0: [B, H]; is_init: bool [B, T], True on the first step of an episode;
     restart: [B, T, H], zero when None. Returns h [B, T, H] in b's dtype and the last state [B, H] in float32 or
     wider, always correct to carry on from. Gradients reach a, b, h0 and restart through both outputs; second
-    derivatives and batched gradients (is_grads_batched) need the reference backend. Inside torch.func "auto" takes it; under vmap the others work too.
+    derivatives and batched gradients (is_grads_batched) need the reference backend. Inside torch.func "auto" takes
+    it; under vmap the others work too.
 
     Where |a| > 1 for many steps, the chunked backend can lose digits that the reference, step by step, keeps.
     A step with a = 1 and b = 0 keeps the state's bits, a step with a = 0 sets it to b, on every backend.

@@ -37,9 +37,9 @@ class MemoryModule(TensorDictModuleBase):
                       slice of a replay begins from the state the agent acted with
 
     The state stands in one float tensor (layers, S), float32 or wider; of a sequence in half precision, or under
-    autocast, its values are as exact as the features there, and stepping is exacter. A missing one reads as zeros: an env without the
-    primer drops it at every step, and the agent acts without memory. ("next", state) is the true state after every step
-    of a sequence, where GRUModule writes zeros but at the end of each trajectory. Inside `torch.vmap` and
+    autocast, its values are as exact as the features there, and stepping is exacter. A missing one reads as zeros: an
+    env without the primer drops it at every step, and the agent acts without memory. ("next", state) is the true state
+    after every step of a sequence, where GRUModule writes zeros but at the end of each trajectory. Inside `torch.vmap` and
     `torch.compile` nothing depends on the values of is_init.
 
     Where torchrl leaves traps: value estimators do not enter recurrent mode by themselves, wrap `GAE(...)(data)` in

@@ -140,6 +140,7 @@ def test_a_lock_that_a_kill_left_holds_nobody_up(stopped):
     run = stopped()
     (run.path / ".lock").touch()
     finish(run)
+    assert not (run.path / ".lock").exists()
 
 
 def test_records_without_checkpoints_are_kept_and_the_run_is_not_begun_again(stopped):
