@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -75,7 +76,7 @@ def test_two_signals_at_once_are_one_request():
     with signals.waiting() as request:
         signal.pthread_sigmask(signal.SIG_BLOCK, signals.ENDING)
         for ending in signals.ENDING:
-            os.kill(os.getpid(), ending)
+            signal.pthread_kill(threading.get_ident(), ending)  # to this thread: another one would take it at once
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.ENDING)  # both have come before Python hears of one
         assert request.signum in signals.ENDING
         assert {signal.getsignal(ending) for ending in signals.ENDING} == {signal.SIG_DFL}, "a later one ends at once"
