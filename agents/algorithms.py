@@ -7,15 +7,17 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mru_rl.agents.config import PPOConfig, TrainConfig, require
-from mru_rl.agents.r2d2_config import R2D2Config
+from mru_rl.agents.config import TrainConfig
+from mru_rl.agents.console.errors import require
+from mru_rl.agents.ppo.config import PPOConfig
+from mru_rl.agents.r2d2.config import R2D2Config
 
 if TYPE_CHECKING:
     from mru_rl.agents.trainer import Trainer
 
 ALGORITHMS: dict[str, tuple[type[TrainConfig], str]] = {
-    "ppo": (PPOConfig, "mru_rl.agents.ppo:PPOTrainer"),
-    "r2d2": (R2D2Config, "mru_rl.agents.r2d2:R2D2Trainer"),
+    "ppo": (PPOConfig, "mru_rl.agents.ppo.trainer:PPOTrainer"),
+    "r2d2": (R2D2Config, "mru_rl.agents.r2d2.trainer:R2D2Trainer"),
 }
 """Name -> class of its config, and where its trainer is."""
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from mru_rl.agents.config import require
+from mru_rl.agents.console.errors import require
 
 MASTERED = 0.9
 """Success rate over the last 100 episodes of a level from which on the next one begins."""

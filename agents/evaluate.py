@@ -16,13 +16,15 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from mru_rl.agents.actions import ActionHead
 from mru_rl.agents.algorithms import config_from_json, trainer_of
-from mru_rl.agents.config import TrainConfig, require
-from mru_rl.agents.networks import Policy, QNetwork
-from mru_rl.agents.progress import Progress
-from mru_rl.agents.runs import Run
-from mru_rl.agents.trainer import check_made_by, load_policy, make_env
+from mru_rl.agents.build import make_env
+from mru_rl.agents.config import TrainConfig
+from mru_rl.agents.console.errors import require
+from mru_rl.agents.console.progress import Progress
+from mru_rl.agents.nets.heads import ActionHead
+from mru_rl.agents.nets.networks import Policy, QNetwork
+from mru_rl.agents.records.run import Run
+from mru_rl.agents.trainer import check_made_by, load_policy
 from mru_rl.envs import AgentInput
 from mru_rl.envs.base import NonFiniteError
 from mru_rl.envs.scores import has_score, normalised_score, scale

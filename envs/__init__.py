@@ -9,27 +9,27 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from mru_rl.envs.gymnasium_ids import register
+from mru_rl.envs.to_gymnasium.ids import register
 
 if TYPE_CHECKING:
     from mru_rl.envs.agent_input import AgentInput
     from mru_rl.envs.base import BatchedEnv, Step, Stretch
-    from mru_rl.envs.gymnasium_adapter import as_gymnasium
+    from mru_rl.envs.from_gymnasium.vector import GymnasiumEnv
     from mru_rl.envs.registry import Description, describe, list_ids, list_upstream_ids, make
     from mru_rl.envs.tensor_env import TensorEnv
-    from mru_rl.envs.torchrl_adapter import as_torchrl
-    from mru_rl.envs.vector import GymnasiumEnv
+    from mru_rl.envs.to_gymnasium.adapter import as_gymnasium
+    from mru_rl.envs.to_torchrl import as_torchrl
 
 _HOME = {
     "AgentInput": "agent_input",
     "BatchedEnv": "base",
     "Description": "registry",
-    "GymnasiumEnv": "vector",
+    "GymnasiumEnv": "from_gymnasium.vector",
     "Step": "base",
     "Stretch": "base",
     "TensorEnv": "tensor_env",
-    "as_gymnasium": "gymnasium_adapter",
-    "as_torchrl": "torchrl_adapter",
+    "as_gymnasium": "to_gymnasium.adapter",
+    "as_torchrl": "to_torchrl",
     "describe": "registry",
     "list_ids": "registry",
     "list_upstream_ids": "registry",

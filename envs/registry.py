@@ -213,7 +213,7 @@ def make(
         ported.show_state(state)
         env: BatchedEnv = ported
     else:
-        from mru_rl.envs.vector import GymnasiumEnv
+        from mru_rl.envs.from_gymnasium.vector import GymnasiumEnv
 
         name = _upstream_name(id, backend)
         if state != "none":

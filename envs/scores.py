@@ -9,7 +9,7 @@ popgym tasks scores.json beside this file holds, per id, the mean return of rand
 with a 95% interval over its episodes. The reference is perfect play where memory can reach it (1 in RepeatFirst,
 RepeatPrevious, Autoencode, CountRecall), the best simple rule in games that also take luck (HigherLower, Battleship,
 Concentration, MineSweeper: an agent can score above 1), and a player who sees the hidden state elsewhere (bandits,
-control, labyrinths). The players: `mru_rl.envs.reference_players`. The file is made again by
+control, labyrinths). The players: `mru_rl.envs.players.popgym`. The file is made again by
 
     python -m mru_rl.envs.scores --out scores.json [--ids ID ...] [--episodes N]
 
@@ -117,7 +117,7 @@ def measure(id: str, *, seed: int, episodes: int, batch: int = 512) -> dict[str,
     import torch
 
     from mru_rl.envs import make
-    from mru_rl.envs.reference_players import PLAYERS, random_actions, returns
+    from mru_rl.envs.players.popgym import PLAYERS, random_actions, returns
 
     family = next(name for name in PLAYERS if id.startswith(f"popgym-{name}"))
     result: dict[str, Any] = {"reference": next(iter(PLAYERS[family])), "players": {}}

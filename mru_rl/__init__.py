@@ -17,13 +17,13 @@ if (_checkout / "envs" / "registry.py").is_file() and not (_checkout / "mru_rl" 
 
 if TYPE_CHECKING:
     from mru_rl.blocks.core import MemoryCore, make_core
-    from mru_rl.cells.mru import MRU
+    from mru_rl.cells.mru.base import MRU
     from mru_rl.cells.registry import list_cells, register_cell
     from mru_rl.scan.dispatch import linear_scan
     from mru_rl.torchrl.memory_module import MemoryModule
 
 _HOME = {
-    "MRU": "mru_rl.cells.mru",
+    "MRU": "mru_rl.cells.mru.base",
     "MemoryCore": "mru_rl.blocks.core",
     "MemoryModule": "mru_rl.torchrl.memory_module",
     "linear_scan": "mru_rl.scan.dispatch",

@@ -60,7 +60,7 @@ def test_readme_code_runs(code, monkeypatch):
 
 
 def test_the_readme_explains_every_metric():
-    from mru_rl.agents.metrics import GLOSSARY
+    from mru_rl.agents.records.metrics import GLOSSARY
 
     text = (ROOT / "README.md").read_text()
     for name, meaning in GLOSSARY.items():

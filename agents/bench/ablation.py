@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 from mru_rl.agents.bench.grid import Store, report_errors, run_shown
 from mru_rl.agents.bench.jobs import Job, Point
 from mru_rl.agents.bench.options import Parser
-from mru_rl.agents.checkpoint import write_atomically
-from mru_rl.agents.config import require
-from mru_rl.agents.runs import alone_in
+from mru_rl.agents.console.errors import require
+from mru_rl.agents.records.checkpoint import write_atomically
+from mru_rl.agents.records.run import alone_in
 
 ARMS: dict[str, dict[str, Any]] = {
     "default": {},

@@ -18,13 +18,14 @@ from importlib import metadata
 
 import torch
 
+from mru_rl.agents.acting.loop import RolloutSource
+from mru_rl.agents.acting.ray_session import ray_session
 from mru_rl.agents.algorithms import make_trainer
 from mru_rl.agents.bench.options import Parser
-from mru_rl.agents.checkpoint import write_atomically
-from mru_rl.agents.config import PPOConfig, require
-from mru_rl.agents.on_ray import ray_session
-from mru_rl.agents.rollout import RolloutSource
-from mru_rl.agents.runs import provenance, write_json
+from mru_rl.agents.console.errors import require
+from mru_rl.agents.ppo.config import PPOConfig
+from mru_rl.agents.records.checkpoint import write_atomically
+from mru_rl.agents.records.run import provenance, write_json
 
 ENVS = {
     "popgym-RepeatFirstEasy-v0": "batched, all rows at once",

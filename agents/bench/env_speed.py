@@ -19,10 +19,10 @@ from typing import Any
 import torch
 
 from mru_rl.agents.bench.options import Parser
-from mru_rl.agents.checkpoint import write_atomically
-from mru_rl.agents.runs import provenance, write_json
+from mru_rl.agents.records.checkpoint import write_atomically
+from mru_rl.agents.records.run import provenance, write_json
 from mru_rl.envs import list_ids, list_upstream_ids, make
-from mru_rl.envs.reference_players import random_actions
+from mru_rl.envs.players.popgym import random_actions
 
 ENVS, GOAL_ENVS, VECTOR_ENVS, ROUNDS = (64, 1024, 4096), 1024, 64, 3
 CARD_GAMES = ("RepeatFirst", "RepeatPrevious", "Autoencode", "CountRecall", "HigherLower", "Concentration")

@@ -25,10 +25,10 @@ from rich.table import Table
 from mru_rl.agents.bench.jobs import RUNNING, Job, Point, run_job, running_dir
 from mru_rl.agents.bench.ray_tasks import do_all_on_ray, run_job_anywhere
 from mru_rl.agents.bench.workers import do_all
+from mru_rl.agents.console.progress import duration
 from mru_rl.agents.curriculum import at_level
-from mru_rl.agents.progress import duration
+from mru_rl.agents.records.run import alone_in, provenance, write_json
 from mru_rl.agents.report.tables import write_tables
-from mru_rl.agents.runs import alone_in, provenance, write_json
 from mru_rl.blocks.budget import count_parameters, state_size_for_parameters
 from mru_rl.blocks.core import make_core
 from mru_rl.envs import AgentInput, make

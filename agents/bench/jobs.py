@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mru_rl.agents import train
+from mru_rl.agents import training
 from mru_rl.agents.algorithms import ALGORITHMS
 from mru_rl.agents.config import TrainConfig
 from mru_rl.agents.evaluate import evaluate_run, load_config
 from mru_rl.agents.inspection.inspect_run import inspect_run
-from mru_rl.agents.runs import Run, machine
+from mru_rl.agents.records.run import Run, machine
 from mru_rl.blocks.budget import count_parameters
-from mru_rl.blocks.hybrid import parse_spec
-from mru_rl.cells.mru import MRU
+from mru_rl.blocks.spec import parse_spec
+from mru_rl.cells.mru.base import MRU
 from mru_rl.cells.registry import get_cell
 
 EVALUATION_SEED = 1_000_003
@@ -87,11 +87,11 @@ def run_job(job: Job, folder: Path) -> dict[str, Any]:
     path = running_dir(folder, job)
     if (path / "config.json").is_file():
         run = Run.open(path)
-        trainer, _ = train.resume(run, load_config(run))
+        trainer, _ = training.resume(run, load_config(run))
     else:
         shutil.rmtree(path, ignore_errors=True)  # killed before its config was written
-        run, trainer = train.start(job.config(path))
-    train.run_to_end(run, trainer)
+        run, trainer = training.start(job.config(path))
+    training.run_to_end(run, trainer)
     records = run.metrics()
     picture = _picture(run, job, folder)
     return {

@@ -28,11 +28,11 @@ from mru_rl.agents.algorithms import ALGORITHMS
 from mru_rl.agents.bench.grid import Benchmark, Variant, report_errors, run_benchmark
 from mru_rl.agents.bench.jobs import Point
 from mru_rl.agents.bench.options import Parser
-from mru_rl.agents.cli_args import read_pairs
-from mru_rl.agents.config import require
+from mru_rl.agents.cli.args import read_pairs
+from mru_rl.agents.console.errors import require
 from mru_rl.agents.evaluate import episodes_for
 from mru_rl.agents.report.data import unique
-from mru_rl.blocks.hybrid import parse_spec
+from mru_rl.blocks.spec import parse_spec
 
 CORES = ("bmru+mingru", "bmru", "cmru", "acmru", "mingru", "gru", "lstm", "lru", "s5", "mamba", "mlp")
 FEW = ("bmru+mingru", "bmru", "mingru", "gru")

@@ -21,11 +21,11 @@ from typing import Any
 from mru_rl.agents.bench.grid import Benchmark, Store, Variant, final_jobs, header, report_errors, run_shown
 from mru_rl.agents.bench.jobs import Point
 from mru_rl.agents.bench.options import Parser
-from mru_rl.agents.checkpoint import write_atomically
-from mru_rl.agents.config import require
+from mru_rl.agents.console.errors import require
+from mru_rl.agents.records.checkpoint import write_atomically
+from mru_rl.agents.records.run import alone_in, write_json
 from mru_rl.agents.report.data import unique
-from mru_rl.agents.runs import alone_in, write_json
-from mru_rl.blocks.hybrid import parse_spec
+from mru_rl.blocks.spec import parse_spec
 from mru_rl.envs import list_ids
 from mru_rl.envs.scores import mmer, scores
 

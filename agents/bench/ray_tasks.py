@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from mru_rl.agents.acting.ray_session import ray_session
 from mru_rl.agents.bench.jobs import RUNNING, Job, run_job
 from mru_rl.agents.bench.workers import TRIES, Outcome
-from mru_rl.agents.on_ray import ray_session
 
 
 def do_all_on_ray(

@@ -20,18 +20,18 @@ from typing import Any
 from mru_rl.agents.bench.grid import Store, report_errors, run_shown
 from mru_rl.agents.bench.jobs import EVALUATION_SEED, Job, Point, running_dir
 from mru_rl.agents.bench.options import Parser
-from mru_rl.agents.checkpoint import write_atomically
-from mru_rl.agents.config import require
+from mru_rl.agents.build import make_env
+from mru_rl.agents.console.errors import require
 from mru_rl.agents.evaluate import evaluate
-from mru_rl.agents.plots import save_atomically
-from mru_rl.agents.r2d2 import R2D2Trainer
-from mru_rl.agents.r2d2_config import R2D2Config
-from mru_rl.agents.replay import bytes_per_sequence
+from mru_rl.agents.r2d2.config import R2D2Config
+from mru_rl.agents.r2d2.replay import bytes_per_sequence
+from mru_rl.agents.r2d2.stale_state import STARTS, EpisodeProbe, q_difference
+from mru_rl.agents.r2d2.trainer import R2D2Trainer
+from mru_rl.agents.records.checkpoint import write_atomically
+from mru_rl.agents.records.plots import save_atomically
+from mru_rl.agents.records.run import alone_in, machine
 from mru_rl.agents.report.data import unique
 from mru_rl.agents.report.palette import looks
-from mru_rl.agents.runs import alone_in, machine
-from mru_rl.agents.stale_state import STARTS, EpisodeProbe, q_difference
-from mru_rl.agents.trainer import make_env
 from mru_rl.blocks.budget import count_parameters
 
 CORES = ("gru", "lstm", "mingru", "lru", "bmru", "bmru+mingru")

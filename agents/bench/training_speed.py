@@ -17,11 +17,11 @@ from typing import Any
 import torch
 
 from mru_rl.agents.bench.options import Parser
-from mru_rl.agents.config import PPOConfig
-from mru_rl.agents.ppo import PPOTrainer
-from mru_rl.agents.r2d2 import R2D2Trainer
-from mru_rl.agents.r2d2_config import R2D2Config
-from mru_rl.agents.runs import provenance, write_json
+from mru_rl.agents.ppo.config import PPOConfig
+from mru_rl.agents.ppo.trainer import PPOTrainer
+from mru_rl.agents.r2d2.config import R2D2Config
+from mru_rl.agents.r2d2.trainer import R2D2Trainer
+from mru_rl.agents.records.run import provenance, write_json
 
 ENVS, SEGMENT, EPOCHS, MINIBATCHES, WIDTH = 64, 128, 4, 4, 64
 

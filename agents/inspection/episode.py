@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from mru_rl.agents.config import require
+from mru_rl.agents.console.errors import require
+from mru_rl.agents.console.progress import Progress
 from mru_rl.agents.evaluate import ROWS, act, load_agent
-from mru_rl.agents.progress import Progress
-from mru_rl.agents.runs import Run
+from mru_rl.agents.records.run import Run
 from mru_rl.envs import AgentInput
 from mru_rl.envs.encoding import Encoding
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mru_rl.agents.config import require
+from mru_rl.agents.console.errors import require
 from mru_rl.agents.inspection.episode import record_episode
 from mru_rl.agents.inspection.picture import draw
 from mru_rl.agents.inspection.summary import text
-from mru_rl.agents.runs import Run
+from mru_rl.agents.records.run import Run
 
 
 def inspect_run(

@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from mru_rl.agents.inspection.columns import Columns
 from mru_rl.agents.inspection.episode import CellMemory, Episode
 from mru_rl.agents.inspection.summary import headline
-from mru_rl.agents.plots import save_atomically
+from mru_rl.agents.records.plots import save_atomically
 
 DPI = 130
 COLUMNS = 900  # fewer than the panels have pixels across, so that none is lost in drawing

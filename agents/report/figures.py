@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from scipy.optimize import isotonic_regression
 
-from mru_rl.agents.bench.statistics import Estimate, iqm
 from mru_rl.agents.report.data import MEASURES, Axis, Benchmark, Job
 from mru_rl.agents.report.palette import Look
+from mru_rl.agents.report.statistics import Estimate, iqm
 from mru_rl.agents.report.summary import Place, number, results
 
 INK, GREY = "#222222", "#666666"

@@ -9,9 +9,10 @@ from typing import Any
 
 import jinja2
 
-from mru_rl.agents.checkpoint import write_atomically
-from mru_rl.agents.config import require
-from mru_rl.agents.metrics import GLOSSARY
+from mru_rl.agents.console.errors import require
+from mru_rl.agents.records.checkpoint import write_atomically
+from mru_rl.agents.records.metrics import GLOSSARY
+from mru_rl.agents.records.run import Run
 from mru_rl.agents.report.data import MEASURES, Benchmark, Job, is_benchmark, read_benchmark, unique
 from mru_rl.agents.report.figures import curve_picture, data_uri, main_picture
 from mru_rl.agents.report.palette import looks
@@ -26,7 +27,6 @@ from mru_rl.agents.report.summary import (
     places,
     results,
 )
-from mru_rl.agents.runs import Run
 
 
 def write_report(directory: Path, out: Path | None = None) -> Path:

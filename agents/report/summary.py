@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mru_rl.agents.bench.statistics import Estimate, iqm_interval
 from mru_rl.agents.report.data import MEASURES, Benchmark, Evaluation, Job, unique
+from mru_rl.agents.report.statistics import Estimate, iqm_interval
 
 
 class Place(NamedTuple):

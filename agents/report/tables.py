@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mru_rl.agents.checkpoint import write_atomically
+from mru_rl.agents.records.checkpoint import write_atomically
 from mru_rl.agents.report.data import MEASURES, Benchmark, read_benchmark, unique
 from mru_rl.agents.report.figures import main_picture
 from mru_rl.agents.report.page import write_report

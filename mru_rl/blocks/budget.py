@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mru_rl.blocks.core import MemoryCore, make_core
-from mru_rl.blocks.hybrid import check_options, parse_layers
+from mru_rl.blocks.spec import check_options, parse_layers
 from mru_rl.cells.checks import check_size
 
 

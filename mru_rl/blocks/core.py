@@ -8,8 +8,9 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from mru_rl.blocks.hybrid import SideBySide, Spec, build_layer, check_options, format_spec, parse_layers
 from mru_rl.blocks.residual import ResidualBlock
+from mru_rl.blocks.side_by_side import SideBySide, build_layer
+from mru_rl.blocks.spec import Spec, check_options, format_spec, parse_layers
 from mru_rl.cells.base import Cell
 from mru_rl.cells.checks import check_batch_size, check_call, check_size, check_warm_up, step_fits
 

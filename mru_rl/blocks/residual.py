@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mru_rl.cells.base import Cell, CellOutput
-from mru_rl.cells.mru import MRU
+from mru_rl.cells.mru.base import MRU
 
 
 class ResidualBlock(nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mru_rl.blocks.core import MemoryCore
 from mru_rl.cells.base import Cell
-from mru_rl.cells.bmru import BMRU
+from mru_rl.cells.mru.bmru import BMRU
 
 
 def pack_state(core: MemoryCore, state: Tensor) -> TensorDict:

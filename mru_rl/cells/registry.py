@@ -6,12 +6,8 @@ import difflib
 import inspect
 import re
 
-from mru_rl.cells.acmru import AlphaCMRU
 from mru_rl.cells.base import Cell
-from mru_rl.cells.bmru import BMRU
 from mru_rl.cells.brc import BRC
-from mru_rl.cells.carry_bmru import CarryBMRU
-from mru_rl.cells.cmru import CMRU
 from mru_rl.cells.deltanet import DeltaNet
 from mru_rl.cells.elman import Elman
 from mru_rl.cells.ffm import FFM
@@ -26,6 +22,10 @@ from mru_rl.cells.mamba import Mamba
 from mru_rl.cells.mingru import MinGRU
 from mru_rl.cells.minlstm import MinLSTM
 from mru_rl.cells.mlp import MLP
+from mru_rl.cells.mru.acmru import AlphaCMRU
+from mru_rl.cells.mru.bmru import BMRU
+from mru_rl.cells.mru.carry_bmru import CarryBMRU
+from mru_rl.cells.mru.cmru import CMRU
 from mru_rl.cells.nbrc import NBRC
 from mru_rl.cells.rglru import RGLRU
 from mru_rl.cells.s4d import S4D

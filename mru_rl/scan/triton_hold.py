@@ -9,7 +9,7 @@
     dL/dbeta = -dz step'(|u| - beta),  dL/dlevel = sum of g z sign(u),  dL/dh0 = r[0]
     dL/drestart = g where a first step does not write
 
-The same as the scan of a = 1 - z, b = z level sign(u) with the derivatives of `mru_rl.cells.surrogate.write`, without
+The same as the scan of a = 1 - z, b = z level sign(u) with the derivatives of `mru_rl.cells.mru.surrogate.write`, without
 a, b and their gradients in memory: forward reads u and beta and writes h; backward reads u, beta, dL/dh and h and writes
 dL/du and dL/dbeta. dL/dlevel is summed per program, then over programs. States only move: a hold keeps every bit, and a
 write blocks what was before it even where that is NaN. Units that keep a share of the old value through a write
@@ -168,7 +168,7 @@ def _take_back(
 
 @triton.jit
 def _bump(v, slope: tl.constexpr, height: tl.constexpr, SURROGATE: tl.constexpr):
-    """`mru_rl.cells.surrogate.bump`."""
+    """`mru_rl.cells.mru.surrogate.bump`."""
     if SURROGATE == "tanh":
         s = 1.0 / (1.0 + tl.exp(v * (-2.0 * slope)))
         return (4.0 * height) * s * (1.0 - s)

@@ -14,7 +14,7 @@ from torchrl.envs import TensorDictPrimer
 from torchrl.modules import recurrent_mode
 
 from mru_rl.blocks.core import MemoryCore
-from mru_rl.blocks.hybrid import Spec
+from mru_rl.blocks.spec import Spec
 from mru_rl.torchrl.keys import memory_keys
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from mru_rl.agents import train
+from mru_rl.agents import training
+from mru_rl.agents.acting.ray_session import import_ray
 from mru_rl.agents.bench import grid
 from mru_rl.agents.bench.jobs import Point
-from mru_rl.agents.config import PPOConfig
-from mru_rl.agents.on_ray import import_ray
-from mru_rl.agents.runs import Run
+from mru_rl.agents.ppo.config import PPOConfig
+from mru_rl.agents.records.run import Run
 from mru_rl.agents.trainer import Trainer
 
 
@@ -35,8 +35,8 @@ def trained(small):
     """A finished small run and its trainer."""
 
     def run(**changes) -> tuple[Run, Trainer]:
-        run, trainer = train.start(small(**changes))
-        train.run_to_end(run, trainer)
+        run, trainer = training.start(small(**changes))
+        training.run_to_end(run, trainer)
         return run, trainer
 
     return run

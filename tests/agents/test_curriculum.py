@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from mru_rl.agents import train
+from mru_rl.agents import training
 from mru_rl.agents.algorithms import make_trainer
 from mru_rl.agents.curriculum import Curriculum, at_level, split_curriculum
 from mru_rl.agents.evaluate import evaluate_run, load_config, params_sha256
-from mru_rl.agents.runs import Run
+from mru_rl.agents.records.run import Run
 
 TMAZE = {"env": "mru_rl/TMaze-v0", "env_kwargs": {"length": "2..12", "noise": 0.0}}
 
@@ -46,8 +46,8 @@ def test_an_env_without_a_success_takes_no_curriculum(small):
 
 
 def test_a_run_climbs_its_curriculum_and_is_evaluated_at_the_far_end(small):
-    run, trainer = train.start(small(**TMAZE, steps=40_000, num_envs=32, hidden_size=32, segment=26, epochs=4))
-    train.run_to_end(run, trainer)
+    run, trainer = training.start(small(**TMAZE, steps=40_000, num_envs=32, hidden_size=32, segment=26, epochs=4))
+    training.run_to_end(run, trainer)
     levels = [record["level"] for record in run.metrics()]
     assert levels == sorted(levels)
     assert trainer.level == 12
@@ -58,14 +58,14 @@ def test_a_run_climbs_its_curriculum_and_is_evaluated_at_the_far_end(small):
 
 def test_a_run_resumed_in_the_middle_of_its_curriculum_ends_with_the_same_parameters(small):
     settings = {**TMAZE, "steps": 30_000, "num_envs": 32, "hidden_size": 32, "segment": 26}
-    whole_run, whole = train.start(small("whole", **settings))
-    train.run_to_end(whole_run, whole)
-    run, trainer = train.start(small("cut", **settings))
+    whole_run, whole = training.start(small("whole", **settings))
+    training.run_to_end(whole_run, whole)
+    run, trainer = training.start(small("cut", **settings))
     while trainer.level == 2:
         trainer.update()
-    train._save(run, trainer)
-    resumed, lost = train.resume(Run.open(run.path), load_config(run))
+    training._save(run, trainer)
+    resumed, lost = training.resume(Run.open(run.path), load_config(run))
     assert not lost
     assert resumed.level == trainer.level > 2
-    train.run_to_end(run, resumed)
+    training.run_to_end(run, resumed)
     assert params_sha256(resumed.policy) == params_sha256(whole.policy)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mru_rl.agents.actions import action_head
+from mru_rl.agents.build import make_env
 from mru_rl.agents.evaluate import episodes_for, evaluate, evaluate_open_loop, evaluate_run
-from mru_rl.agents.ppo import PPOTrainer
-from mru_rl.agents.trainer import make_env
+from mru_rl.agents.nets.heads import action_head
+from mru_rl.agents.ppo.trainer import PPOTrainer
 
 TASKS = [
     ("mru_rl/TMaze-v0", {"length": 40}),

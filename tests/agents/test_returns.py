@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from mru_rl.agents.ppo import clipped_policy_loss
+from mru_rl.agents.ppo.trainer import clipped_policy_loss
 from mru_rl.agents.returns import gae
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from mru_rl import list_cells, make_core
-from mru_rl.blocks.hybrid import Part, cell_options, format_spec, parse_layers, parse_spec
-from mru_rl.cells.mru import MRU
+from mru_rl.blocks.spec import Part, cell_options, format_spec, parse_layers, parse_spec
+from mru_rl.cells.mru.base import MRU
 from mru_rl.cells.registry import get_cell
 
 

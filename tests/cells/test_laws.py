@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mru_rl import list_cells, make_core
 from mru_rl.cells.base import Cell, ScanCell
-from mru_rl.cells.mru import MRU
+from mru_rl.cells.mru.base import MRU
 from mru_rl.cells.registry import get_cell
 from mru_rl.scan import dispatch, ops
 

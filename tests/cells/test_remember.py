@@ -10,7 +10,7 @@ from torch import nn
 
 from mru_rl import list_cells, make_core
 from mru_rl.cells.base import Cell, chrono_bias, spread_spans
-from mru_rl.cells.mru import MRU
+from mru_rl.cells.mru.base import MRU
 from mru_rl.cells.registry import get_cell
 
 WITHOUT = {"mlp", "framestack", "elman"}

@@ -11,7 +11,7 @@ from gymnasium.spaces.utils import flatdim, flatten
 from mru_rl.envs import make
 from mru_rl.envs.actions import null_action
 from mru_rl.envs.encoding import Encoding
-from mru_rl.envs.rows import columns
+from mru_rl.envs.from_gymnasium.rows import columns
 
 SPACES = [
     spaces.Discrete(5),

@@ -10,8 +10,8 @@ import torch
 from gymnasium import spaces
 
 from mru_rl.envs import list_ids, make
-from mru_rl.envs.horizon.players import WITHOUT_MEMORY, perfect_memory
-from mru_rl.envs.reference_players import returns
+from mru_rl.envs.players.horizon import WITHOUT_MEMORY, perfect_memory
+from mru_rl.envs.players.popgym import returns
 from mru_rl.envs.scores import normalised_score
 
 TASKS = [

@@ -16,9 +16,9 @@ import torch
 from popgym.wrappers import Antialias, Flatten, PreviousAction
 
 from mru_rl.envs import list_ids, make
+from mru_rl.envs.from_gymnasium.rows import columns
 from mru_rl.envs.popgym import deck
 from mru_rl.envs.popgym.quiz import Quiz
-from mru_rl.envs.rows import columns
 
 QUIZZES = ("RepeatFirst", "RepeatPrevious", "Autoencode", "CountRecall", "HigherLower")
 GAMES = (*QUIZZES, "Battleship", "Concentration", "MineSweeper", "MultiarmedBandit")

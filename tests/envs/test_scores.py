@@ -7,7 +7,7 @@ import json
 import pytest
 
 from mru_rl.envs import list_ids, make
-from mru_rl.envs.reference_players import PLAYERS
+from mru_rl.envs.players.popgym import PLAYERS
 from mru_rl.envs.scores import main, measure, mmer, normalised_score, scores
 
 IDS = [env_id for env_id in list_ids() if env_id.startswith("popgym-")]

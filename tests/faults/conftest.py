@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import mru_rl
-from mru_rl.agents.faults.runs import Task, unbroken
+from rig.runs import Task, unbroken
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # worker processes cannot import a conftest
 

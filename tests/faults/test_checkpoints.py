@@ -6,8 +6,11 @@ import json
 
 import pytest
 
-from mru_rl.agents import train
-from mru_rl.agents.checkpoint import (
+from mru_rl.agents import training
+from mru_rl.agents.cli.main import main
+from mru_rl.agents.evaluate import load_config
+from mru_rl.agents.ppo.config import PPOConfig
+from mru_rl.agents.records.checkpoint import (
     FormatError,
     checkpoint_path,
     keep_newest,
@@ -15,19 +18,16 @@ from mru_rl.agents.checkpoint import (
     newest_checkpoint,
     save_checkpoint,
 )
-from mru_rl.agents.cli import main
-from mru_rl.agents.config import PPOConfig
-from mru_rl.agents.evaluate import load_config
-from mru_rl.agents.faults import files
-from mru_rl.agents.runs import Run
+from mru_rl.agents.records.run import Run
+from rig import files
 
 
 @pytest.fixture
 def short_run(tmp_path) -> Run:
     config = PPOConfig(env="mru_rl/TMaze-v0", core="bmru", steps=64, num_envs=4, segment=8, minibatches=2, hidden_size=8,
                        checkpoint_seconds=0, tensorboard=False, run_dir=tmp_path / "run")  # fmt: skip
-    run, trainer = train.start(config)
-    train.run_to_end(run, trainer)
+    run, trainer = training.start(config)
+    training.run_to_end(run, trainer)
     return run
 
 
@@ -133,5 +133,5 @@ def test_a_run_that_was_killed_while_it_was_made_can_be_started_again_and_no_oth
             file.unlink()
     Run.check_free(short_run.path)
     (short_run.path / ".config.json.123.tmp").write_text("{ha")
-    run, _ = train.start(config)
+    run, _ = training.start(config)
     assert {path.name for path in run.path.iterdir()} == {"checkpoints", "provenance.json", "config.json"}

@@ -11,13 +11,13 @@ import pytest
 
 import mru_rl
 import mru_rl.envs
-from mru_rl.agents import train
+from mru_rl.agents import training
 from mru_rl.agents.algorithms import ALGORITHMS, config_from_json, make_trainer
-from mru_rl.agents.checkpoint import load_checkpoint, save_checkpoint
-from mru_rl.agents.cli import _parse
+from mru_rl.agents.cli.main import _parse
 from mru_rl.agents.evaluate import params_sha256
-from mru_rl.agents.faults.runs import without_clock
+from mru_rl.agents.records.checkpoint import load_checkpoint, save_checkpoint
 from mru_rl.agents.trainer import Trainer
+from rig.runs import without_clock
 
 UPDATES = 4
 SMALL: dict[str, dict[str, Any]] = {
@@ -72,8 +72,8 @@ def test_a_curriculum_resumes_exactly(algorithm, tmp_path):
 def test_the_command_line_and_python_give_the_same_run(algorithm, task_and_end, tmp_path, monkeypatch):
     task, end = task_and_end(algorithm)
     config = _parse(ALGORITHMS[algorithm][0], task.words(tmp_path / "here")[2:], "mru-rl train")
-    monkeypatch.setattr(train, "_LOG_SECONDS", 0.0)
-    run, agent = train.start(config)
-    train.run_to_end(run, agent)
+    monkeypatch.setattr(training, "_LOG_SECONDS", 0.0)
+    run, agent = training.start(config)
+    training.run_to_end(run, agent)
     assert without_clock(run.metrics()) == end["records"]
     assert params_sha256(agent.policy) == end["evaluation"]["params_sha256"]

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 import mru_rl
 import mru_rl.envs
-from mru_rl.agents.config import PPOConfig
-from mru_rl.agents.r2d2_config import R2D2Config
+from mru_rl.agents.ppo.config import PPOConfig
+from mru_rl.agents.r2d2.config import R2D2Config
 
 QUICK = settings(derandomize=True, deadline=None, max_examples=150, suppress_health_check=list(HealthCheck))
 LONG = settings(QUICK, max_examples=3000)

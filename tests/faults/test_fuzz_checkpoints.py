@@ -13,8 +13,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mru_rl.agents import train
-from mru_rl.agents.checkpoint import (
+from mru_rl.agents import training
+from mru_rl.agents.cli.main import main
+from mru_rl.agents.ppo.config import PPOConfig
+from mru_rl.agents.records.checkpoint import (
     CheckpointError,
     checkpoint_path,
     list_checkpoints,
@@ -22,8 +24,6 @@ from mru_rl.agents.checkpoint import (
     newest_checkpoint,
     save_checkpoint,
 )
-from mru_rl.agents.cli import main
-from mru_rl.agents.config import PPOConfig
 
 QUICK = settings(derandomize=True, deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
 LONG = settings(QUICK, max_examples=3000)
@@ -36,8 +36,8 @@ def run_path(tmp_path_factory) -> Path:
         steps=256, num_envs=2, segment=32, minibatches=1, epochs=1, hidden_size=4, run_dir=path, tensorboard=False, core="bmru",
         checkpoint_seconds=0.0,
     )  # fmt: skip
-    run, trainer = train.start(config)
-    train.run_to_end(run, trainer)
+    run, trainer = training.start(config)
+    training.run_to_end(run, trainer)
     return path
 
 

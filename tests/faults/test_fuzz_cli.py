@@ -11,10 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mru_rl.agents import train
+from mru_rl.agents import training
 from mru_rl.agents.algorithms import ALGORITHMS
-from mru_rl.agents.cli import main
-from mru_rl.agents.config import PPOConfig, flag
+from mru_rl.agents.cli.main import main
+from mru_rl.agents.console.errors import flag
+from mru_rl.agents.ppo.config import PPOConfig
 
 QUICK = settings(derandomize=True, deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
 LONG = settings(QUICK, max_examples=2000)
@@ -68,12 +69,12 @@ def two_updates(monkeypatch):
 
     def run_to_end(run, trainer, *rest):
         for _ in range(2):
-            metrics, rollout = train._update(run, trainer)
+            metrics, rollout = training._update(run, trainer)
             json.dumps(trainer.record(metrics, rollout, 1.0))
-        train._save(run, trainer)
+        training._save(run, trainer)
         trainer.collector.close()
 
-    monkeypatch.setattr(train, "run_to_end", run_to_end)
+    monkeypatch.setattr(training, "run_to_end", run_to_end)
 
 
 TYPED = st.fixed_dictionaries(
@@ -165,8 +166,8 @@ def finished(tmp_path_factory) -> Path:
         tensorboard=False,
         core="bmru",
     )
-    run, trainer = train.start(config)
-    train.run_to_end(run, trainer)
+    run, trainer = training.start(config)
+    training.run_to_end(run, trainer)
     return path
 
 

@@ -10,13 +10,13 @@ from gymnasium import spaces
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mru_rl.agents.actions import action_head
-from mru_rl.agents.networks import ActorCritic
-from mru_rl.agents.rollout import Collector
+from mru_rl.agents.acting.loop import Collector
+from mru_rl.agents.nets.heads import action_head
+from mru_rl.agents.nets.networks import ActorCritic
 from mru_rl.blocks.core import make_core
 from mru_rl.envs import make
 from mru_rl.envs.base import NonFiniteError
-from mru_rl.envs.rows import EnvError
+from mru_rl.envs.from_gymnasium.rows import EnvError
 
 QUICK = settings(derandomize=True, deadline=None, max_examples=120, suppress_health_check=list(HealthCheck))
 LONG = settings(QUICK, max_examples=5000)

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from mru_rl.agents.checkpoint import list_checkpoints
-from mru_rl.agents.faults import __main__ as faults
-from mru_rl.agents.faults import kills
-from mru_rl.agents.faults.commands import Moment
-from mru_rl.agents.faults.runs import Task, begin, complete, lost
-from mru_rl.agents.processes import alive, descendants
+from mru_rl.agents.records.checkpoint import list_checkpoints
+from rig import __main__ as faults
+from rig import kills
+from rig.commands import Moment
+from rig.processes import alive, descendants
+from rig.runs import Task, begin, complete, lost
 
 
 def assert_survived(*tried: kills.Tried) -> None:

@@ -35,7 +35,7 @@ with open(os.environ["SOCKET_LOG"] + ".hooked", "a") as log:
 
 WORK = """
 import socket, sys
-from mru_rl.agents.cli import main
+from mru_rl.agents.cli.main import main
 
 def run(*words):
     print(*words, flush=True)

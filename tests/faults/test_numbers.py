@@ -7,13 +7,13 @@ import dataclasses
 import pytest
 import torch
 
-from mru_rl.agents import train
-from mru_rl.agents.checkpoint import list_checkpoints, load_checkpoint
-from mru_rl.agents.cli import main
-from mru_rl.agents.config import PPOConfig
-from mru_rl.agents.guards import STATE_BOUND, Guard, all_finite, require_finite_parameters
-from mru_rl.agents.r2d2_config import R2D2Config
-from mru_rl.agents.runs import Run
+from mru_rl.agents import training
+from mru_rl.agents.acting.guards import STATE_BOUND, Guard, all_finite, require_finite_parameters
+from mru_rl.agents.cli.main import main
+from mru_rl.agents.ppo.config import PPOConfig
+from mru_rl.agents.r2d2.config import R2D2Config
+from mru_rl.agents.records.checkpoint import list_checkpoints, load_checkpoint
+from mru_rl.agents.records.run import Run
 from mru_rl.envs.base import NonFiniteError
 
 NAN = float("nan")
@@ -49,13 +49,13 @@ def all_parameters_finite(values: dict[str, torch.Tensor]) -> bool:
 @pytest.mark.parametrize("fault", BAD)
 @pytest.mark.parametrize("algorithm", ["ppo", "r2d2"])
 def test_a_bad_number_from_an_env_stops_the_run_with_its_name_row_and_step(configure, once, algorithm, fault):
-    run, trainer = train.start(configure(algorithm, fault, once=once, at=70))
+    run, trainer = training.start(configure(algorithm, fault, once=once, at=70))
     what = "reward" if fault.startswith("reward") else "observation"
     words = rf"Misbehaving-v0: {what} values that are NaN or infinite in row \d, step 5 of the segment"
     with pytest.raises(
         NonFiniteError, match=words + r".*--on-nonfinite drop.*After 256 steps; .*step_000000000256\.pt"
     ):
-        train.run_to_end(run, trainer)
+        training.run_to_end(run, trainer)
     saved = newest(run)
     assert saved["steps"] == 256
     assert all_parameters_finite(saved["policy"])
@@ -64,11 +64,11 @@ def test_a_bad_number_from_an_env_stops_the_run_with_its_name_row_and_step(confi
 @pytest.mark.parametrize("fault", ["reward=inf", "obs=nan"])
 @pytest.mark.parametrize("algorithm", ["ppo", "r2d2"])
 def test_dropped_rows_are_counted_and_the_run_goes_on_without_them(configure, algorithm, fault):
-    run, trainer = train.start(configure(algorithm, fault, at=40, on_nonfinite="drop", steps=1024))
+    run, trainer = training.start(configure(algorithm, fault, at=40, on_nonfinite="drop", steps=1024))
     seen = []
     learn = trainer._learn
     trainer._learn = lambda rollout: (seen.append(rollout), learn(rollout))[1]
-    train.run_to_end(run, trainer)
+    training.run_to_end(run, trainer)
     assert seen
     assert all(all_finite(*(v.float() for v in rollout.data.values(True, True))) for rollout in seen)
     last = run.metrics()[-1]
@@ -79,7 +79,7 @@ def test_dropped_rows_are_counted_and_the_run_goes_on_without_them(configure, al
 
 
 def test_a_row_that_is_dropped_starts_afresh_and_the_others_learn_what_they_would_have(configure, once):
-    _, broken = train.start(configure("ppo", "obs=nan", once=once, at=3, on_nonfinite="drop"))
+    _, broken = training.start(configure("ppo", "obs=nan", once=once, at=3, on_nonfinite="drop"))
     rollout = broken.collector.collect(16)
     (row,) = (~rollout.sound).nonzero().flatten().tolist()
     assert rollout.kept().data.batch_size == (3, 16)
@@ -96,18 +96,18 @@ def poison(trainer, name: str, value: float) -> None:
 
 @pytest.mark.parametrize("algorithm", ["ppo", "r2d2"])
 def test_a_poisoned_parameter_is_named_and_never_saved(configure, algorithm):
-    run, trainer = train.start(configure(algorithm))
-    train._save(run, trainer)
+    run, trainer = training.start(configure(algorithm))
+    training._save(run, trainer)
     learn = trainer._learn
     trainer._learn = lambda rollout: (learn(rollout), poison(trainer, "core.encoder.weight", NAN))[0]
     with pytest.raises(NonFiniteError, match=r"parameter core\.encoder\.weight is no longer finite.*learning-rate"):
-        train.run_to_end(run, trainer)
+        training.run_to_end(run, trainer)
     assert all(all_parameters_finite(load_checkpoint(path)["policy"]) for path in list_checkpoints(run.checkpoints))
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "r2d2"])
 def test_a_gradient_that_is_not_finite_changes_no_parameter(configure, algorithm):
-    _, trainer = train.start(configure(algorithm, warm_up=False))
+    _, trainer = training.start(configure(algorithm, warm_up=False))
     while not trainer.updates or (algorithm == "r2d2" and trainer.learner.gradient_steps == 0):
         trainer.update()
     parameter = dict(trainer.policy.named_parameters())["core.encoder.bias"]
@@ -147,7 +147,7 @@ def test_clipping_is_that_of_torch():
 
 
 def test_a_run_whose_rows_were_all_dropped_learns_from_the_next_ones(configure):
-    _, trainer = train.start(configure("ppo", "obs=nan", at=10, on_nonfinite="drop"))
+    _, trainer = training.start(configure("ppo", "obs=nan", at=10, on_nonfinite="drop"))
     before = {name: value.clone() for name, value in trainer.policy.state_dict().items()}
     for _ in range(2):
         trainer.update()
@@ -157,9 +157,9 @@ def test_a_run_whose_rows_were_all_dropped_learns_from_the_next_ones(configure):
 
 
 def test_huge_rewards_end_in_words_and_not_in_poisoned_parameters(configure):
-    run, trainer = train.start(configure("ppo", "reward=3e38", at=3, warm_up=False, minibatches=1))
+    run, trainer = training.start(configure("ppo", "reward=3e38", at=3, warm_up=False, minibatches=1))
     with pytest.raises(NonFiniteError, match=r"(target|advantage) is .* in row \d of the minibatch, step \d"):
-        train.run_to_end(run, trainer)
+        training.run_to_end(run, trainer)
     require_finite_parameters(trainer.policy)
 
 
@@ -175,13 +175,15 @@ def explode(trainer, row: int) -> None:
 @pytest.mark.parametrize("core", ["cmru", "acmru"])
 @pytest.mark.parametrize("algorithm", ["ppo", "r2d2"])
 def test_an_exploded_memory_stops_the_run_or_starts_afresh(configure, algorithm, core):
-    _, trainer = train.start(configure(algorithm, core=core))
+    _, trainer = training.start(configure(algorithm, core=core))
     trainer.update()
     explode(trainer, row=2)
     with pytest.raises(NonFiniteError, match=r"memory state has grown to 2e\+06, beyond 1e\+06, in row 2"):
         trainer.update()
 
-    _, trainer = train.start(configure(algorithm, core=core, on_nonfinite="drop", run_dir=trainer.config.run_dir / "b"))
+    _, trainer = training.start(
+        configure(algorithm, core=core, on_nonfinite="drop", run_dir=trainer.config.run_dir / "b")
+    )
     trainer.update()
     explode(trainer, row=2)
     _, rollout = trainer.update()
@@ -195,7 +197,7 @@ def test_an_exploded_memory_stops_the_run_or_starts_afresh(configure, algorithm,
 
 @pytest.mark.parametrize("algorithm", ["ppo", "r2d2"])
 def test_a_memory_that_is_not_finite_is_caught_before_an_action_comes_of_it(configure, algorithm):
-    _, trainer = train.start(configure(algorithm, core="cmru"))
+    _, trainer = training.start(configure(algorithm, core="cmru"))
     state = trainer.collector.state.clone()
     state[1] = float("inf")
     trainer.collector.state, trainer.collector.is_init = state, torch.zeros(4, dtype=torch.bool)
@@ -206,12 +208,12 @@ def test_a_memory_that_is_not_finite_is_caught_before_an_action_comes_of_it(conf
 
 
 def test_the_largest_state_is_a_metric_and_counts_survive_a_checkpoint(configure, tmp_path):
-    run, trainer = train.start(configure("ppo", "obs=nan", at=40, on_nonfinite="drop", steps=512))
-    train.run_to_end(run, trainer)
+    run, trainer = training.start(configure("ppo", "obs=nan", at=40, on_nonfinite="drop", steps=512))
+    training.run_to_end(run, trainer)
     record = run.metrics()[-1]
     assert record["state_max"] == trainer.collector.state.abs().max().item() > 0
     assert record["dropped_rows"] > 0
-    again, _ = train.resume(run, trainer.config)
+    again, _ = training.resume(run, trainer.config)
     assert again.guard.dropped_rows == record["dropped_rows"]
 
 

@@ -11,12 +11,12 @@ import sys
 
 import pytest
 
-from mru_rl.agents import train
-from mru_rl.agents.cli import main
+from mru_rl.agents import training
+from mru_rl.agents.cli.main import main
 from mru_rl.agents.evaluate import evaluate_run, load_config
-from mru_rl.agents.faults.commands import Command, Limits
+from mru_rl.agents.records.run import Run, alone_in
 from mru_rl.agents.report.page import write_report
-from mru_rl.agents.runs import Run, alone_in
+from rig.commands import Command, Limits
 
 TINY = [
     "--env",
@@ -35,17 +35,17 @@ REPLAY = ["--sequence", "6", "--burn-in", "0", "--overlap", "0", "--batch", "4",
 @pytest.fixture
 def stopped(tmp_path, monkeypatch):
     """Makes a run that was stopped half-way, with records."""
-    monkeypatch.setattr(train, "_LOG_SECONDS", 0.0)
+    monkeypatch.setattr(training, "_LOG_SECONDS", 0.0)
 
     def build(name: str = "run", algorithm: str = "ppo", *words: str) -> Run:
         from mru_rl.agents.algorithms import ALGORITHMS
-        from mru_rl.agents.cli import _parse
+        from mru_rl.agents.cli.main import _parse
 
         config = _parse(
             ALGORITHMS[algorithm][0], [*TINY, "--steps", "1600", *words, "--run-dir", str(tmp_path / name)], ""
         )
-        run, trainer = train.start(config)
-        train.run_to_end(run, trainer, lambda: trainer.steps >= 800)
+        run, trainer = training.start(config)
+        training.run_to_end(run, trainer, lambda: trainer.steps >= 800)
         assert run.metrics()
         return run
 
@@ -54,8 +54,8 @@ def stopped(tmp_path, monkeypatch):
 
 def finish(run: Run) -> str:
     """Take a run up, train it to its end; its parameters."""
-    trainer, _ = train.resume(run, load_config(run))
-    train.run_to_end(run, trainer)
+    trainer, _ = training.resume(run, load_config(run))
+    training.run_to_end(run, trainer)
     assert trainer.steps >= 1600
     return evaluate_run(run, episodes=8, env_kwargs={}, seed=0, sample=False)["params_sha256"]
 
@@ -107,7 +107,7 @@ def test_one_process_trains_a_run_and_a_second_is_told_so(stopped, capsys):
     assert f"another process is at work in {run.path}; wait for its end" in capsys.readouterr().err
     assert run.metrics_file.read_text() == records
     with alone_in(run.path):
-        script = "import sys; from mru_rl.agents.cli import main; main(sys.argv[1:])"
+        script = "import sys; from mru_rl.agents.cli.main import main; main(sys.argv[1:])"
         other = subprocess.run(
             [sys.executable, "-c", script, "resume", run.path], capture_output=True, text=True, check=False
         )
@@ -150,7 +150,7 @@ def test_records_without_checkpoints_are_kept_and_the_run_is_not_begun_again(sto
     with pytest.raises(
         ValueError, match="holds no checkpoint, and metrics.jsonl has records.*put its checkpoints back"
     ):
-        train.resume(run, load_config(run))
+        training.resume(run, load_config(run))
     assert run.metrics_file.read_text() == records
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 from matplotlib.image import imread
 
-from mru_rl.agents.soak import Sample, main, summary, watch
+from rig.soak import Sample, main, summary, watch
 
 MIB = 2**20
 
@@ -65,7 +65,7 @@ def test_half_a_minute_of_training_is_flat_after_warm_up(tmp_path, capsys):
     assert "of 24 seconds" in printed.err
     assert imread(tmp_path / "soak" / "soak.png").shape[:2] == (650, 910)
     made = json.loads((tmp_path / "soak" / "soak.json").read_text())
-    assert made["command"] == f"python -m mru_rl.agents.soak --out {tmp_path / 'soak'} --minutes 0.4"
+    assert made["command"] == f"python -m rig.soak --out {tmp_path / 'soak'} --minutes 0.4"
     assert {"commit", "versions", "machine", "options"} <= made.keys()
 
 

@@ -11,15 +11,15 @@ import time
 
 import pytest
 
-from mru_rl.agents import signals
-from mru_rl.agents.checkpoint import list_checkpoints, load_checkpoint, write_atomically
-from mru_rl.agents.cli import main
+from mru_rl.agents.cli.main import main
+from mru_rl.agents.console import signals
+from mru_rl.agents.records.checkpoint import list_checkpoints, load_checkpoint, write_atomically
 
 TRAIN = [
     "train", "ppo", "--env", "mru_rl/TMaze-v0", "--env-kwargs", "length=5", "--num-envs", "4", "--hidden-size", "4",
     "--steps", "2000", "--no-tensorboard",
 ]  # fmt: skip
-SCRIPT = "import sys; from mru_rl.agents import train, cli; train._LOG_SECONDS = 0; cli.main(sys.argv[1:])"
+SCRIPT = "import sys; from mru_rl.agents import training; from mru_rl.agents.cli import main as cli; training._LOG_SECONDS = 0; cli.main(sys.argv[1:])"
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])

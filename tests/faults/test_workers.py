@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from mru_rl.agents import train
-from mru_rl.agents.cli import main
-from mru_rl.agents.config import PPOConfig
-from mru_rl.agents.processes import alive, descendants
+from mru_rl.agents import training
+from mru_rl.agents.cli.main import main
+from mru_rl.agents.ppo.config import PPOConfig
 from mru_rl.envs import make
-from mru_rl.envs.rows import EnvError
+from mru_rl.envs.from_gymnasium.rows import EnvError
+from rig.processes import alive, descendants
 
 ROWS = 3
 ACTION = torch.zeros(ROWS, dtype=torch.int64)
@@ -117,8 +117,8 @@ def test_restarts_are_counted_in_the_metrics_and_training_goes_on(misbehaving, o
         env=misbehaving, env_kwargs={"fault": "raises", "once": once, "at": 20}, workers="process", steps=512, num_envs=2,
         segment=32, hidden_size=8, run_dir=tmp_path / "run", tensorboard=False,
     )  # fmt: skip
-    run, trainer = train.start(config)
-    train.run_to_end(run, trainer)
+    run, trainer = training.start(config)
+    training.run_to_end(run, trainer)
     assert run.metrics()[-1]["worker_restarts"] == 1
     assert run.metrics()[-1]["steps"] >= 512
     assert not multiprocessing.active_children()

@@ -19,11 +19,11 @@ from typing import Any
 import matplotlib
 import torch
 
-from mru_rl.agents.cli_args import read_pairs
-from mru_rl.agents.config import PPOConfig
-from mru_rl.agents.ppo import PPOTrainer
-from mru_rl.agents.runs import provenance, write_json
-from mru_rl.cells.bmru import BMRU
+from mru_rl.agents.cli.args import read_pairs
+from mru_rl.agents.ppo.config import PPOConfig
+from mru_rl.agents.ppo.trainer import PPOTrainer
+from mru_rl.agents.records.run import provenance, write_json
+from mru_rl.cells.mru.bmru import BMRU
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

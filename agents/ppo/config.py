@@ -1,0 +1,109 @@
+"""What a PPO run is made from. Light on imports, as agents/config.py is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from mru_rl.agents.config import Chosen, TrainConfig, discount_for
+from mru_rl.agents.console.errors import flag, require
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOConfig(TrainConfig):
+    """Train a memory agent with PPO (Schulman et al. 2017, arXiv:1707.06347) over whole rollout segments.
+
+    A parallel scan runs over each segment when learning, one step at a time when acting. Values not given are
+    chosen from the task and shown when the run starts.
+    """
+
+    segment: int | None = None
+    """env steps per env between two updates; from the env's horizon where not given: it should reach from a cue to its use"""
+    discount: float | None = None
+    """discount per step; from how late a reward depends on an action where not given, not from how long memory must hold"""
+    gae_lambda: float = 0.95
+    """how far advantages look ahead beyond one step"""
+    learning_rate: float = 1e-3
+    """Adam's step size at the start"""
+    schedule: Literal["linear", "constant"] = "linear"
+    """learning rate over the run: linear falls to zero at --steps"""
+    epochs: int = 4
+    """passes over each rollout"""
+    minibatches: int | None = None
+    """gradient steps per pass; must divide --num-envs, since a minibatch is made of whole rows. From the rollout's size
+    where not given: about 1,024 steps each, at least 8 of them, two rows in each"""
+    clip: float = 0.2
+    """how far an action's probability ratio may move before its gradient is cut"""
+    entropy: float | None = None
+    """entropy bonus; from the env's horizon where not given: over a long corridor a large one outweighs the one reward"""
+    value_coef: float = 0.5
+    """weight of the value loss"""
+    max_grad_norm: float = 0.5
+    """gradients are scaled down to this norm"""
+    collector: Literal["own", "torchrl", "ray"] = "own"
+    """what steps policy and envs: our own loop; torchrl's Collector, with the same result; or several of those side by
+    side on Ray, on the cluster that RAY_ADDRESS names, or on this machine without it (needs the extra `ray`)"""
+    num_collectors: int = 1
+    """collectors on Ray: each takes a CPU and its share of the envs"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("epochs", "minibatches", "num_collectors"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"{flag(name)} must be at least 1, got {value}")
+        require(
+            self.num_collectors == 1 or self.collector == "ray",
+            f"only --collector ray has several collectors, got --num-collectors {self.num_collectors} and --collector "
+            f"{self.collector}; leave one of the two out",
+        )
+        require(
+            self.num_envs % self.num_collectors == 0,
+            f"--num-envs must be a multiple of --num-collectors, since collectors share the envs evenly; got "
+            f"{self.num_envs} envs and {self.num_collectors} collectors: try --num-collectors "
+            f"{math.gcd(self.num_envs, self.num_collectors)}",
+        )
+        require(self.segment is None or self.segment >= 1, f"--segment must be at least 1, got {self.segment}")
+        require(
+            self.on_nonfinite == "stop" or self.collector == "own",
+            f"only --collector own can drop rows, got --on-nonfinite drop and --collector {self.collector}; leave one out",
+        )
+        require(
+            self.minibatches is None or self.num_envs % self.minibatches == 0,
+            f"--num-envs must be a multiple of --minibatches, since minibatches are made of whole rows; got {self.num_envs} "
+            f"envs and {self.minibatches} minibatches: try --minibatches {math.gcd(self.num_envs, self.minibatches or 1)}",
+        )
+        for name in ("discount", "gae_lambda"):
+            value = getattr(self, name)
+            require(value is None or 0 <= value <= 1, f"{flag(name)} must lie in [0, 1], got {value}")
+        for name in ("learning_rate", "clip", "max_grad_norm"):
+            require(getattr(self, name) > 0, f"{flag(name)} must be positive, got {getattr(self, name)}")
+        for name in ("entropy", "value_coef"):
+            value = getattr(self, name)
+            require(value is None or value >= 0, f"{flag(name)} must not be negative, got {value}")
+
+    def _for_task(self, *, horizon: int | None, credit_horizon: int | None, open_loop: bool) -> dict[str, Chosen]:
+        chosen: dict[str, Chosen] = {}
+        segment = self.segment
+        if segment is None:
+            if horizon is None or credit_horizon is None:
+                segment, why = 128, "the env does not say how far a cue lies from its use"
+            else:
+                episodes = max(1, -(-100 // horizon))
+                segment, why = (
+                    min(episodes * horizon, 16_384),
+                    f"{episodes} episode(s) of {horizon} steps, at most 16,384",
+                )
+            chosen["segment"] = segment, why
+        if self.minibatches is None:
+            wanted = max(min(max(self.num_envs * segment // 1024, 8), self.num_envs // 2), 1)
+            minibatches = next(n for n in range(wanted, 0, -1) if self.num_envs % n == 0)
+            chosen["minibatches"] = minibatches, f"{self.num_envs // minibatches} rows of {segment} steps each"
+        if self.discount is None:
+            chosen["discount"] = discount_for(credit_horizon)
+        if self.entropy is None:
+            if credit_horizon is None:
+                chosen["entropy"] = 0.01, "the env does not say how late rewards come"
+            else:
+                chosen["entropy"] = min(0.01, 1 / (horizon or 1)), "1 / horizon, at most 0.01"
+        return chosen

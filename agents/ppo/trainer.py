@@ -1,0 +1,196 @@
+"""PPO over whole rollout segments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mru_rl.agents.acting.guards import Guard
+from mru_rl.agents.acting.loop import Collector, Rollout, RolloutSource
+from mru_rl.agents.build import make_memory, pick_device
+from mru_rl.agents.nets.heads import ActionHead, action_head
+from mru_rl.agents.nets.networks import ActorCritic
+from mru_rl.agents.ppo.config import PPOConfig
+from mru_rl.agents.returns import gae
+from mru_rl.agents.trainer import Trainer
+from mru_rl.envs import AgentInput
+
+
+class PPO:
+    """Proximal policy optimisation, Schulman et al. 2017, arXiv:1707.06347, with a recurrent policy.
+
+    A minibatch is a set of whole rows of the rollout; the memory runs over each row in one parallel scan, from the
+    state stored at the segment's start (not recomputed between epochs), with resets inside.
+    Written here, not taken from torchrl: ClipPPOLoss runs actor and critic as two modules, and the memory would be run
+    twice; here both read one pass of it.
+    """
+
+    def __init__(
+        self, policy: ActorCritic, head: ActionHead, config: PPOConfig, generator: torch.Generator,
+        guard: Guard | None = None,
+    ) -> None:  # fmt: skip
+        if config.discount is None or config.entropy is None or config.minibatches is None:
+            raise ValueError("discount, entropy and minibatches are not chosen yet; call config.follow_task(...) first")
+        self.policy, self.head, self.config, self.generator = policy, head, config, generator
+        self.guard = guard or Guard()
+        self.discount, self.entropy, self.minibatches = config.discount, config.entropy, config.minibatches
+        self.optimizer = torch.optim.Adam(policy.parameters(), lr=config.learning_rate, eps=1e-5, fused=True)
+
+    def update(self, rollout: Rollout, progress: float) -> dict[str, float]:
+        """Learn from one rollout. progress: share of the run done, in [0, 1], for the learning-rate schedule."""
+        config = self.config
+        learning_rate = config.learning_rate * (1 - progress if config.schedule == "linear" else 1)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        rollout = rollout.kept()
+        rows = rollout.start_state.shape[0]
+        metrics = {"learning_rate": learning_rate}
+        if rows == 0:
+            return metrics
+        batch = self._prepare(rollout)
+        totals, taken = torch.zeros(len(_LOSS_METRICS)), 0
+        for _ in range(config.epochs):
+            order = torch.randperm(rows, generator=self.generator).to(rollout.start_state.device)
+            for chosen in order.chunk(self.minibatches):
+                found = self._gradient_step({k: v.index_select(0, chosen) for k, v in batch.items()})
+                if found is not None:
+                    totals += found
+                    taken += 1
+        if taken:
+            metrics |= dict(zip(_LOSS_METRICS, (totals / taken).tolist(), strict=True))
+            metrics["explained_variance"] = _explained_variance(batch["value"], batch["target"])
+        return metrics
+
+    def _prepare(self, rollout: Rollout) -> dict[str, Tensor]:
+        data = rollout.data
+        value, after = data["state_value"], data["next"]
+        advantage = gae(
+            after["reward"], value, after["state_value"], after["terminated"], after["done"],
+            gamma=self.discount, lam=self.config.gae_lambda,
+        )  # fmt: skip
+        return {
+            "x": data["observation"],
+            "is_init": data["is_init"],
+            "action": data["action"],
+            "log_prob": data["action_log_prob"],
+            "value": value,
+            "target": advantage + value,
+            "advantage": _normalised(advantage),
+            "state": rollout.start_state,
+        }
+
+    def _gradient_step(self, rows: dict[str, Tensor]) -> Tensor | None:
+        """One step on some rows; the metrics _LOSS_METRICS, None where it was skipped."""
+        config = self.config
+        params, value, _ = self.policy(rows["x"], rows["state"], rows["is_init"])
+        log_prob, entropy = self.head.log_prob_and_entropy(params, rows["action"])
+        log_ratio = log_prob - rows["log_prob"]
+        policy_loss = clipped_policy_loss(log_ratio, rows["advantage"], config.clip)
+        value_loss = 0.5 * (value - rows["target"]).square().mean()
+        entropy = entropy.mean()
+        loss = policy_loss + config.value_coef * value_loss - self.entropy * entropy
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        parts = {"target": rows["target"], "advantage": rows["advantage"], "value": value, "log-probability": log_prob}
+        grad_norm = self.guard.clip(self.policy, config.max_grad_norm, parts)
+        if grad_norm is None:
+            return None
+        self.optimizer.step()
+        with torch.no_grad():
+            ratio = log_ratio.exp()
+            kl = (ratio - 1 - log_ratio).mean()
+            clipped = ((ratio - 1).abs() > config.clip).float().mean()
+            return torch.stack([policy_loss, value_loss, entropy, kl, clipped, grad_norm]).cpu()
+
+
+_FEW_ROLLOUTS = 10
+_LOSS_METRICS = ("policy_loss", "value_loss", "entropy", "kl", "clip_share", "grad_norm")
+
+
+def clipped_policy_loss(log_ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
+    """-E[min(r A, clip(r, 1 - clip, 1 + clip) A)] with r = exp(log_ratio); all [...], arXiv:1707.06347, section 3."""
+    ratio = log_ratio.exp()
+    return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage).mean()
+
+
+def _normalised(advantage: Tensor) -> Tensor:
+    """Mean 0 and deviation 1; 0 where there is but one, or all are equal."""
+    spread = advantage.std() if advantage.numel() > 1 else 0.0
+    return (advantage - advantage.mean()) / (spread + 1e-8)
+
+
+def _explained_variance(value: Tensor, target: Tensor) -> float:
+    """1 - Var(target - value) / Var(target): 1 for a perfect critic, 0 for a constant one."""
+    if target.numel() < 2 or not (variance := target.var()) > 0:
+        return 0.0
+    return float(1 - (target - value).var() / variance)
+
+
+class PPOTrainer(Trainer):
+    """Acting loop, actor-critic and learner of a PPO run."""
+
+    config: PPOConfig
+    policy: ActorCritic
+
+    def __init__(self, config: PPOConfig) -> None:
+        super().__init__(config)
+        self.collector = self._make_collector()
+        generator = torch.Generator().manual_seed(config.seed + 2)
+        self.learner = PPO(self.policy, self.head, self.config, generator, self.guard)
+        self.optimizer = self.learner.optimizer
+
+    @staticmethod
+    def make_agent(config: PPOConfig, env: AgentInput) -> tuple[ActionHead, ActorCritic]:
+        head = action_head(env.action_space)
+        return head, ActorCritic(make_memory(config, env), head.num_params).to(pick_device(config.device))
+
+    def _make_collector(self) -> RolloutSource:
+        config = self.config
+        if config.collector == "ray":
+            from mru_rl.agents.acting.ray import RayCollectors  # torchrl's collectors take seconds to import
+
+            return RayCollectors(
+                self.env, self.policy, self.head, self.device, num_collectors=config.num_collectors,
+                segment=self.segment, seed=config.seed, backend=config.backend,
+            )  # fmt: skip
+        generator = torch.Generator(device=self.device).manual_seed(config.seed + 1)
+        if config.collector == "torchrl":
+            from mru_rl.agents.acting.torchrl import TorchRLCollector
+
+            return TorchRLCollector(self.env, self.policy, self.head, generator, self.segment)
+        return Collector(self.env, self.policy, self.head, generator, self.guard)
+
+    def notes(self) -> list[str]:
+        config, notes = self.config, []
+        if config.collector == "ray":
+            each = config.num_envs // config.num_collectors
+            notes.append(f"acting on Ray: {config.num_collectors} collector(s) of {each} envs")
+        size = self.segment * config.num_envs
+        rollouts = -(-config.steps // size)
+        learned = rollouts - (not self.warmed_up)
+        if learned < _FEW_ROLLOUTS:
+            warm_up = ", the first of which only sets write rates" if learned < rollouts else ""
+            notes.append(
+                f"--steps {config.steps:,} are {rollouts} rollout(s) of {size:,} env steps{warm_up}: few to learn from; give more "
+                "--steps, fewer --num-envs or a shorter --segment"
+            )
+        return notes
+
+    @property
+    def segment(self) -> int:
+        if self.config.segment is None:
+            raise ValueError("segment is not chosen yet; call config.follow_task(...) first")
+        return self.config.segment
+
+    def _learn(self, rollout: Rollout) -> dict[str, float]:
+        return self.learner.update(rollout, self.progress)
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"minibatch_generator": self.learner.generator.get_state()}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> list[str]:
+        lost = super().load_state_dict(saved)
+        self.learner.generator.set_state(saved["minibatch_generator"])
+        return lost

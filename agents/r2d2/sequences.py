@@ -1,0 +1,154 @@
+"""Experience for replay: acting with epsilon-greedy values, and rollouts cut into sequences that never cross episodes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from mru_rl.agents.acting.guards import Guard
+from mru_rl.agents.acting.loop import ActingLoop, Rollout
+from mru_rl.agents.nets.heads import ActionHead
+from mru_rl.agents.nets.networks import QNetwork
+
+
+def epsilon_ladder(boldest: float, least: float, num_envs: int) -> Tensor:
+    """Shares of random actions [num_envs], from boldest to least, evenly spaced in the logarithm.
+
+    As the actors of Horgan et al. 2018, arXiv:1803.00933, section 4.1, with the ends given instead of the exponents.
+    """
+    if least == 0 or boldest == 0:
+        return torch.linspace(boldest, least, num_envs)
+    return torch.logspace(torch.tensor(boldest).log10().item(), torch.tensor(least).log10().item(), num_envs)
+
+
+class ReplayCollector(ActingLoop):
+    """The acting loop of a Q-network: each env takes the best action, or a random one with its own probability."""
+
+    policy: QNetwork
+
+    def __init__(
+        self, env: Any, policy: QNetwork, head: ActionHead, generator: torch.Generator, epsilon: Tensor,
+        guard: Guard | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(env, policy, head, generator, guard)
+        self.epsilon = epsilon.to(generator.device)
+
+    def collect(self, segment: int) -> Rollout:
+        """One segment of all envs.
+
+        The TensorDict [B, T] holds observation, action, is_init, state [B, T, layers, S], the memory before each step,
+        and, under "next", observation, what the action led to before any reset, reward, terminated, truncated, done.
+        Raises NonFiniteError naming row and step where the env returned NaN or infinity.
+        """
+        start_state = self.state.clone()
+        with torch.inference_mode():
+            steps = [self._act(step) for step in range(segment)]
+        columns = [torch.stack(column, dim=1) for column in zip(*steps, strict=True)]
+        obs, is_init, state, action, final_obs, reward, terminated, truncated = columns
+        data = TensorDict(
+            {
+                "observation": obs,
+                "is_init": is_init,
+                "state": state,
+                "action": action,
+                "next": {
+                    "observation": final_obs,
+                    "reward": reward,
+                    "terminated": terminated,
+                    "truncated": truncated,
+                    "done": terminated | truncated,
+                },
+            },
+            batch_size=obs.shape[:2],
+        )
+        return self._finish(data, start_state)
+
+    def _act(self, step: int) -> tuple[Tensor, ...]:
+        q, _, state = self._decide(step)
+        obs, is_init, before = self.obs, self.is_init, self.state
+        explores = torch.rand(len(q), generator=self.generator, device=q.device) < self.epsilon
+        drawn = torch.randint(q.shape[-1], (len(q),), generator=self.generator, device=q.device)
+        action = torch.where(explores, drawn, self.head.mode(q))
+        after = self._take(self.env.step(self.head.to_env(action)), state, step)
+        return obs, is_init, before, action, after.final_obs, after.reward, after.terminated, after.truncated
+
+
+class SequenceCutter:
+    """Cuts rollouts of B envs into sequences of `burn_in + length` steps, each within one episode.
+
+    Learned parts (the last `length` steps) begin at the episode's first step and follow each other every
+    `length - overlap` steps; a last one ends with the episode. Where the episode is younger than a sequence the steps
+    before its start are padding: zeros that are not `valid`, which is_init on the first step keeps out of the memory.
+    """
+
+    def __init__(self, length: int, burn_in: int, overlap: int) -> None:
+        self.length, self.burn_in, self.stride = length, burn_in, length - overlap
+        self.steps = burn_in + length
+        self._tail: TensorDict | None = None
+        """The last steps - 1 steps of every env, and under "age" how many steps of its episode came before each."""
+
+    def cut(self, data: TensorDict, sound: Tensor | None = None) -> TensorDict:
+        """Sequences [N] that ended in a rollout [B, T], which follows the one before it; in sound rows, bool [B], alone.
+
+        observation [N, steps + 1, D], the last one what the last action led to; action, reward, valid [N, steps];
+        is_init [N, steps + 1]; terminated [N]; state [N, layers, S], the memory before the first step.
+        """
+        age = self._ages(data["is_init"])
+        data = data.select("observation", "action", "is_init", "state", "next").set("age", age)
+        lived = age + 1
+        ends = data["next", "done"] | ((lived >= self.length) & ((lived - self.length) % self.stride == 0))
+        if sound is not None:
+            ends = ends & sound.unsqueeze(1)
+        row, last = ends.nonzero().unbind(1)
+        if self._tail is not None:
+            data = torch.cat([self._tail, data], dim=1)
+            last = last + self._tail.shape[1]
+        kept = max(self.steps - 1, 1)  # one at least, for its age
+        self._tail = data[:, max(data.shape[1] - kept, 0) :].clone()
+        return self._gather(data, row, last)
+
+    def _ages(self, is_init: Tensor) -> Tensor:
+        """How many steps of its episode came before each step, int64 [B, T]."""
+        step = torch.arange(is_init.shape[1], device=is_init.device).expand_as(is_init)
+        carried = -1 if self._tail is None else self._tail["age"][:, -1:]
+        begun = torch.where(is_init, step, -1).cummax(1).values  # step of the last start in this rollout
+        return torch.where(begun >= 0, step - begun, carried + 1 + step)
+
+    def _gather(self, data: TensorDict, row: Tensor, last: Tensor) -> TensorDict:
+        offset = torch.arange(-self.steps + 1, 1, device=last.device)
+        step = last[:, None] + offset
+        valid = data["age"][row, last][:, None] + offset >= 0
+        step = torch.where(valid, step, last[:, None])  # padding reads a step that is there, and is blanked below
+        chosen = data[row[:, None], step]
+        after = data["next", "observation"][row, last]
+        return TensorDict(
+            {
+                "observation": torch.cat([_blank(chosen["observation"], valid), after[:, None]], dim=1),
+                "action": _blank(chosen["action"], valid),
+                "reward": _blank(chosen["next", "reward"], valid),
+                "valid": valid,
+                "is_init": torch.cat([chosen["is_init"] & valid, torch.zeros_like(valid[:, :1])], dim=1),
+                "terminated": data["next", "terminated"][row, last],
+                "state": _blank(chosen["state"][:, 0], valid[:, 0]),
+            },
+            batch_size=row.shape,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next cut needs of the rollouts before it."""
+        return {"tail": None if self._tail is None else self._tail.flatten_keys().to_dict()}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Go on from a state_dict."""
+        tail = saved["tail"]
+        if tail is not None:
+            tail = TensorDict(tail, batch_size=tail["is_init"].shape).unflatten_keys()
+        self._tail = tail
+
+
+def _blank(values: Tensor, valid: Tensor) -> Tensor:
+    """Zeros where not valid; values [..., *more], valid bool [...]."""
+    return torch.where(valid.reshape(*valid.shape, *[1] * (values.ndim - valid.ndim)), values, torch.zeros_like(values))

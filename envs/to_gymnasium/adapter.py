@@ -1,0 +1,193 @@
+"""A batched env as gymnasium's VectorEnv, and one row of it as a plain gymnasium Env that gymnasium.make makes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from torch import Tensor
+
+from mru_rl.envs.base import BatchedEnv, check_count
+from mru_rl.envs.encoding import leaves
+from mru_rl.envs.registry import make
+from mru_rl.envs.to_gymnasium.ids import register
+
+register()
+
+
+def as_gymnasium(env: BatchedEnv) -> GymnasiumVectorEnv:
+    """Show a batched env as a gymnasium vector env; stepping either of the two moves both."""
+    return GymnasiumVectorEnv(env)
+
+
+class GymnasiumVectorEnv(VectorEnv):
+    """A BatchedEnv of B rows as a VectorEnv of B sub-environments.
+
+    obs         arrays as gymnasium batches the single observation space: tuples and dicts of arrays where it has such
+    reward      float64 [B]; terminated, truncated: bool [B]
+    restarts    in the same step: obs is the first of the new episode, info["final_obs"][i] the last of the old one for
+                the rows where info["_final_obs"][i] is True; "final_info" is there too and empty
+    seed        reset(seed=s) starts all randomness again, as `env.reseed(s)` does; one seed for all rows
+    options     "reset_mask" (bool [B]) restarts these rows only
+    """
+
+    metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012 (gymnasium's own form)
+
+    def __init__(self, env: BatchedEnv) -> None:
+        if not isinstance(env, BatchedEnv):
+            raise TypeError(
+                f"as_gymnasium takes an env of mru_rl.envs.make, got {type(env).__name__}; pass make(id, num_envs)"
+            )
+        self.env, self.num_envs = env, env.num_envs
+        self.single_observation_space, self.single_action_space = env.observation_space, env.action_space
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self._obs: Tensor | None = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        if seed is not None:
+            check_count(seed, name=f"{self.env.id}: the seed of a vector env", least=0)
+        super().reset(seed=seed)
+        if seed is not None:
+            self.env.reseed(seed)
+        mask = (options or {}).get("reset_mask")
+        if mask is None:
+            self._obs = self.env.reset()
+        else:
+            rows = self._checked_mask(mask)
+            fresh = self.env.reset_rows(rows)
+            assert self._obs is not None  # reset_rows has refused it
+            self._obs = self._obs.clone()
+            self._obs[rows] = fresh
+        return to_native(self.single_observation_space, self._obs), {}
+
+    def _checked_mask(self, mask: Any) -> Tensor:
+        if (
+            not isinstance(mask, np.ndarray)
+            or mask.dtype != np.bool_
+            or mask.shape != (self.num_envs,)
+            or not mask.any()
+        ):
+            raise ValueError(
+                f"options['reset_mask'] must be a bool array [{self.num_envs}] with at least one True, got {mask!r}; "
+                "leave it out to restart all rows"
+            )
+        return torch.as_tensor(mask, device=self.env.device)
+
+    def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        obs, reward, terminated, truncated, final_obs = self.env.step(to_action(actions, self.env))
+        self._obs, space = obs, self.single_observation_space
+        info: dict[str, Any] = {}
+        done = (terminated | truncated).cpu().numpy()
+        if done.any():
+            last = np.full(self.num_envs, None, dtype=object)
+            for row in done.nonzero()[0]:
+                last[row] = to_native(space, final_obs[row])
+            info = {"final_obs": last, "_final_obs": done, "final_info": {}, "_final_info": done.copy()}
+        return (
+            to_native(space, obs),
+            reward.double().cpu().numpy(),
+            terminated.cpu().numpy(),
+            truncated.cpu().numpy(),
+            info,
+        )
+
+    def close_extras(self, **_: Any) -> None:
+        self.env.close()
+
+
+class GymnasiumSingleEnv(gymnasium.Env):
+    """One row of a batched env as a plain gymnasium Env; gymnasium.make("mru_rl/...") makes these.
+
+    Its episodes are those of make(env_id, 1, seed=seed, **options): when one has ended, the next reset hands out the
+    episode that the batched env has begun already. reset(seed=s) starts all randomness again from s; a reset in the
+    middle of an episode draws a new one. Without any seed, gymnasium's own random one is used.
+    """
+
+    metadata = {"render_modes": []}  # noqa: RUF012 (gymnasium's own form)
+
+    def __init__(self, env_id: str, *, seed: int | None = None, render_mode: str | None = None, **options: Any) -> None:
+        if render_mode is not None:
+            raise TypeError(f"{env_id} draws no pictures, got render_mode={render_mode!r}; leave it out")
+        # stable-baselines3 tries pictures on every id, torchrl's GymEnv frameskip: both leave it out after this very error
+        if "frameskip" in options:
+            raise TypeError(
+                f"{env_id} got an unexpected keyword argument 'frameskip'; it shows every step: leave it out"
+            )
+        self.env = make(env_id, 1, seed=0 if seed is None else seed, **options)
+        self.observation_space, self.action_space = self.env.observation_space, self.env.action_space
+        self._seeded = seed is not None
+        self._next_obs: Tensor | None = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        if seed is None and not self._seeded:
+            seed = int(self.np_random.integers(2**31))
+        if seed is not None:
+            self.env.reseed(seed)
+            self._seeded, self._next_obs = True, None
+        obs, self._next_obs = self._next_obs, None
+        return to_native(self.observation_space, (self.env.reset() if obs is None else obs)[0]), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        if self._next_obs is not None:
+            raise RuntimeError(f"the episode of {self.env.id} has ended, got another step; call reset() first")
+        batch = to_action(np.asarray(action)[None], self.env)
+        obs, reward, terminated, truncated, final_obs = self.env.step(batch)
+        ended, cut = bool(terminated), bool(truncated)
+        if ended or cut:
+            self._next_obs = obs
+        return to_native(self.observation_space, final_obs[0]), float(reward), ended, cut, {}
+
+    def close(self) -> None:
+        self.env.close()
+
+
+def make_vector(env_id: str, num_envs: int = 1, **options: Any) -> GymnasiumVectorEnv:
+    """Make a vector env for gymnasium.make_vec."""
+    return as_gymnasium(make(env_id, num_envs, **options))
+
+
+def to_native(space: spaces.Space, obs: Tensor) -> Any:
+    """Return the obs of one row, or of a batch, as the value that the space holds; aliases nothing of the tensor's."""
+    flat = obs.detach().cpu().numpy()
+    if isinstance(space, spaces.Discrete):
+        return flat.astype(space.dtype) if flat.ndim else np.dtype(space.dtype).type(flat)
+    return _unflatten(space, flat, 0)[0]
+
+
+def _unflatten(space: spaces.Space, flat: np.ndarray, column: int) -> tuple[Any, int]:
+    """Return the value that begins at a column of flat [..., columns], and the column behind it."""
+    if isinstance(space, spaces.Tuple):
+        parts = []
+        for part in space.spaces:
+            value, column = _unflatten(part, flat, column)
+            parts.append(value)
+        return tuple(parts), column
+    if isinstance(space, spaces.Dict):
+        named = {}
+        for name, part in space.spaces.items():
+            named[name], column = _unflatten(part, flat, column)
+        return named, column
+    (leaf,) = leaves(space)
+    values = flat[..., column : column + leaf.columns].astype(space.dtype)
+    shaped = values.reshape((*flat.shape[:-1], *(space.shape or ())))
+    return shaped if shaped.ndim else np.dtype(space.dtype).type(shaped), column + leaf.columns
+
+
+def to_action(actions: Any, env: BatchedEnv) -> Tensor:
+    """Return gymnasium's batch of actions in the layout of BatchedEnv; its kind of number may differ, as there."""
+    array = np.asarray(actions)
+    kinds = "fiu" if isinstance(env.action_space, spaces.Box) else "iu"
+    if array.dtype.kind not in kinds:
+        raise TypeError(
+            f"actions for {env.action_space} must be an array of {'numbers' if 'f' in kinds else 'whole numbers'}, got "
+            f"{array.dtype}; convert it with actions.astype({env.action_space.dtype})"
+        )
+    dtype = torch.float32 if isinstance(env.action_space, spaces.Box) else torch.int64
+    return torch.as_tensor(array).to(dtype).to(env.device)
