@@ -1,22 +1,27 @@
-"""From a config to its env, its memory and its device."""
+"""From a config to its env, its memory core, its device, and torch's settings while it runs."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import inspect
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
 import torch
 
 import mru_rl.envs
-from mru_rl.agents.config import TrainConfig
+from mru_rl.agents.config import GivenEnv, TrainConfig, env_name
 from mru_rl.agents.console.errors import require
 from mru_rl.agents.curriculum import at_level
 from mru_rl.blocks.core import MemoryCore, make_core
 from mru_rl.blocks.spec import cell_options, parse_spec
-from mru_rl.envs import AgentInput
+from mru_rl.envs import AgentInput, BatchedEnv
 from mru_rl.envs.from_gymnasium.vector import WORKER_OPTIONS
+
+_SEEDING = threading.RLock()
 
 
 def make_env(
@@ -24,43 +29,126 @@ def make_env(
 ) -> AgentInput:
     """The env of a config, with the agent's inputs (previous action and reward, start flag) switched as it says.
 
-    options: override those of the config. Raises ValueError for what the env does not take.
+    options: override those of the config. Raises ValueError for what the env does not take, and for an env that was given
+    as an object and is not at hand.
     """
     kwargs = at_level(config.env_kwargs | dict(options))
+    if isinstance(config.env, str):
+        env = _make_by_id(config, num_envs, seed, kwargs)
+    else:
+        env = _make_from_object(config, num_envs, seed, kwargs)
+    previous_action = not env.open_loop if config.previous_action is None else config.previous_action
+    return AgentInput(
+        env,
+        flatten=True,
+        previous_action=previous_action,
+        previous_reward=config.previous_reward,
+        start_flag=config.start_flag,
+    )
+
+
+def _make_by_id(config: TrainConfig, num_envs: int, seed: int, kwargs: dict[str, Any]) -> BatchedEnv:
     own = {*inspect.signature(mru_rl.envs.make).parameters, *WORKER_OPTIONS}  # what has an option of the command
     taken = sorted((own - {"state"}) & set(kwargs))
-    require(not taken, f"{', '.join(taken)} cannot be set through --env-kwargs; see `mru-rl train ppo --help`")
+    require(not taken, f"{', '.join(taken)} cannot be set through {{env_kwargs}}; see `mru-rl train ppo --help`")
     if config.workers == "process":
-        kwargs |= {name: getattr(config, name) for name in WORKER_OPTIONS}
+        kwargs = kwargs | {name: getattr(config, name) for name in WORKER_OPTIONS}
     try:
-        env = mru_rl.envs.make(
+        return mru_rl.envs.make(
             config.env, num_envs, seed=seed, device=pick_device(config.device), backend=config.backend, **kwargs
         )
     except (TypeError, OverflowError) as error:
         given = " ".join(f"{name}={value!r}" for name, value in kwargs.items())
         raise ValueError(f"{config.env} cannot be made with options {given or '(none)'}: {error}") from error
-    previous_action = not env.open_loop if config.previous_action is None else config.previous_action
-    return AgentInput(
-        env, flatten=True, previous_action=previous_action,
-        previous_reward=config.previous_reward, start_flag=config.start_flag,
-    )  # fmt: skip
 
 
-def make_memory(config: TrainConfig, env: Any) -> MemoryCore:
-    """The memory core of a config for an env's inputs."""
-    options: dict[str, Any] = {"read_before_write": config.read_before_write}
+def _make_from_object(config: TrainConfig, num_envs: int, seed: int, kwargs: dict[str, Any]) -> BatchedEnv:
+    env = config.env
+    require(
+        not isinstance(env, GivenEnv),
+        f"this run was trained in an env given from Python as an object, {env_name(env)}; give it again, as in "
+        "run.evaluate(env=...) or resume(run, env=...); the command line needs a registered id",
+    )
+    require(
+        not kwargs,
+        f"an env given as an object has no options to set, got {', '.join(kwargs)}; give them where you make it",
+    )
+    return mru_rl.envs.from_object(
+        env, num_envs, seed=seed, device=pick_device(config.device), **{n: getattr(config, n) for n in WORKER_OPTIONS}
+    )
+
+
+def with_rows_of_env(config: TrainConfig) -> TrainConfig:
+    """The config with num_envs as an env given as a batch has it; that of an id or a factory as it is."""
+    rows = rows_of(config.env)
+    return config if rows is None else dataclasses.replace(config, num_envs=rows)
+
+
+def rows_of(env: Any) -> int | None:
+    """The rows of an env given as a batch; None for an id or a factory, of which any number can be made."""
+    rows = getattr(env, "num_envs", None)
+    return rows if isinstance(rows, int) else None
+
+
+def for_evaluation(config: TrainConfig, env: Any = None) -> TrainConfig:
+    """The config with an env that evaluation can have for itself: another one that is given, or more of the same.
+
+    Raises ValueError where the training env was given as an object of which no second can be made.
+    """
+    if env is not None:
+        return dataclasses.replace(config, env=env, env_kwargs={})
+    if rows_of(config.env) is None:
+        return config
+    require(
+        isinstance(config.env, BatchedEnv) and config.env.id in mru_rl.envs.list_ids(),
+        f"evaluation needs an env of its own, and the training env, {env_name(config.env)}, was given as an object that "
+        "cannot be made again; give one with train(..., eval_env=...) or run.evaluate(env=...)",
+    )
+    return dataclasses.replace(config, env=config.env.id, env_kwargs=dict(config.env.options))
+
+
+def make_memory(config: TrainConfig, input_size: int) -> MemoryCore:
+    """The memory core of a config for inputs of some width."""
+    usual = {"slope": config.surrogate_slope, "carry_share": config.carry_share}
     taken = set().union(*(cell_options(name) for layer in parse_spec(config.core) for name in layer))
-    if "slope" in taken:  # an option only memory recurrent units take
-        options["slope"] = config.surrogate_slope
     return make_core(
-        config.core, env.obs_size, config.hidden_size,
-        state_size=config.state_size, num_layers=config.num_layers, **options,
-    )  # fmt: skip
+        config.core,
+        input_size,
+        config.hidden_size,
+        state_size=config.state_size,
+        num_layers=config.num_layers,
+        read_before_write=config.read_before_write,
+        **{name: value for name, value in usual.items() if name in taken} | config.core_options,
+    )
 
 
 def pick_device(device: str) -> str:
     """auto -> cuda where there is one. Raises ValueError where cuda is asked for and absent."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    require(device != "cuda" or torch.cuda.is_available(), "--device cuda needs a GPU torch can see; use --device cpu")
+    require(device != "cuda" or torch.cuda.is_available(), "{device} cuda needs a GPU torch can see; use {device} cpu")
     return device
+
+
+@contextlib.contextmanager
+def torch_settings(threads: int) -> Iterator[None]:
+    """torch with so many threads and float32 by default; afterwards its settings are what they were."""
+    before = torch.get_num_threads(), torch.get_default_dtype()
+    torch.set_num_threads(threads)
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        torch.set_default_dtype(before[1])
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """torch's global generators at a seed, for networks that are drawn inside; afterwards they go on as if nothing had been.
+
+    One thread at a time: the generators are everybody's.
+    """
+    with _SEEDING, torch.random.fork_rng(range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield

@@ -6,6 +6,8 @@ finds the same returns by running the memory over long stretches of observations
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import hashlib
 import math
 from collections.abc import Iterator
@@ -16,18 +18,20 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from mru_rl.agents.algorithms import config_from_json, trainer_of
-from mru_rl.agents.build import make_env
-from mru_rl.agents.config import TrainConfig
+from mru_rl.agents.agent import Agent, load
+from mru_rl.agents.build import for_evaluation, make_env, rows_of, torch_settings
+from mru_rl.agents.config import TrainConfig, env_name
 from mru_rl.agents.console.errors import require
 from mru_rl.agents.console.progress import Progress
 from mru_rl.agents.nets.heads import ActionHead
-from mru_rl.agents.nets.networks import Policy, QNetwork
-from mru_rl.agents.records.run import Run
-from mru_rl.agents.trainer import check_made_by, load_policy
+from mru_rl.agents.nets.networks import Policy
+from mru_rl.agents.records.run import RunDirectory
 from mru_rl.envs import AgentInput
 from mru_rl.envs.base import NonFiniteError
 from mru_rl.envs.scores import has_score, normalised_score, scale
+
+EVALUATION_SEED = 1_000_003
+"""Seed of evaluation envs, unless another is given; not that of training."""
 
 STRETCH_NUMBERS = 2**18
 """(step, unit) pairs of a stretch, 1 MiB a tensor: measured on one EPYC core with three cores, 2^17 to 2^19 are fastest."""
@@ -37,7 +41,7 @@ ROWS = 64
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Episodes:
     """Returns and lengths of finished episodes; success_return is the env's threshold, None where it names none."""
 
     returns: list[float]
@@ -45,8 +49,19 @@ class Evaluation:
     success_return: float | None
 
     @property
+    def episodes(self) -> int:
+        """How many there are."""
+        return len(self.returns)
+
+    @property
     def return_mean(self) -> float:
+        """Mean return."""
         return sum(self.returns) / len(self.returns)
+
+    @property
+    def length_mean(self) -> float:
+        """Mean length, in steps."""
+        return sum(self.lengths) / len(self.lengths)
 
     @property
     def return_ci95(self) -> tuple[float, float]:
@@ -60,9 +75,58 @@ class Evaluation:
 
     @property
     def success_rate(self) -> float | None:
+        """Fraction of episodes that reached the env's success return; None where it names none."""
         if self.success_return is None:
             return None
         return sum(r >= self.success_return for r in self.returns) / len(self.returns)
+
+
+@dataclass(frozen=True)
+class Evaluation(Episodes):
+    """Whole episodes of a trained agent, and what agent and env they are of.
+
+    env_kwargs: options of the env; steps: env steps the agent was trained for; sampled: actions were drawn from the policy,
+    not the most likely ones; score: the mean return between a floor, 0, and a reference, 1, which score_scale names, both
+    None where the env has none; params_sha256: over the raw bytes of all parameters, in name order.
+
+    >>> import tempfile
+    >>> from mru_rl.agents import Evaluation, PPOConfig, train
+    >>> run = train(PPOConfig(env="CartPole-v1", steps=256, num_envs=2, run_dir=f"{tempfile.mkdtemp()}/run"), progress=False)
+    >>> found = run.evaluate(episodes=8, progress=False)
+    >>> isinstance(found, Evaluation), found.episodes, found.sampled
+    (True, 8, False)
+    >>> found.return_ci95[0] <= found.return_mean <= found.return_ci95[1]
+    True
+    """
+
+    env: str
+    env_kwargs: dict[str, Any]
+    algorithm: str
+    core: str
+    steps: int
+    sampled: bool
+    score: float | None
+    score_scale: tuple[str, str] | None
+    params_sha256: str
+
+    def to_json(self) -> dict[str, Any]:
+        """What `mru-rl eval --json` prints."""
+        return {
+            "env": self.env,
+            "env_kwargs": self.env_kwargs,
+            "algorithm": self.algorithm,
+            "core": self.core,
+            "return_mean": self.return_mean,
+            "return_ci95": list(self.return_ci95),
+            "success_rate": self.success_rate,
+            "score": self.score,
+            "score_scale": None if self.score_scale is None else list(self.score_scale),
+            "episodes": self.episodes,
+            "length_mean": self.length_mean,
+            "sampled": self.sampled,
+            "steps": self.steps,
+            "params_sha256": self.params_sha256,
+        }
 
 
 class Acted(NamedTuple):
@@ -101,10 +165,11 @@ def evaluate(
     episodes: int,
     *,
     generator: torch.Generator | None = None,
-) -> Evaluation:
+    show: bool = True,
+) -> Episodes:
     """Run whole episodes; every row of the env contributes equally many, so that short ones are not favoured.
 
-    generator: draws actions from the policy; without one the most likely action is taken.
+    generator: draws actions from the policy; without one the most likely action is taken. show: print progress.
     """
     quota = _quota(episodes, env)
     counted: list[list[tuple[float, int]]] = [[] for _ in range(env.num_envs)]
@@ -112,13 +177,13 @@ def evaluate(
     length = torch.zeros(env.num_envs, dtype=torch.int64, device=env.device)
     finished, steps = 0, 0
     longest = (env.horizon or 1000) * quota
-    with torch.inference_mode(), Progress(f"evaluating {env.id}", longest, "steps a row") as progress:
+    with torch.inference_mode(), _progress(show, env, longest) as progress:
         for acted in act(policy, head, env, generator):
             done = acted.done
             total += acted.reward
             length += 1
             steps += 1
-            if steps % 1000 == 0:
+            if progress is not None and steps % 1000 == 0:
                 progress.show(steps, f"{finished} of {episodes} episodes")
             if not done.any():
                 continue
@@ -132,12 +197,18 @@ def evaluate(
             if finished == episodes:
                 break
     flat = [episode for row in counted for episode in row]
-    return Evaluation([r for r, _ in flat], [n for _, n in flat], env.success_return)
+    return Episodes([r for r, _ in flat], [n for _, n in flat], env.success_return)
 
 
 def evaluate_open_loop(
-    policy: Policy, head: ActionHead, env: Any, episodes: int, *, stretch_numbers: int = STRETCH_NUMBERS
-) -> Evaluation:
+    policy: Policy,
+    head: ActionHead,
+    env: Any,
+    episodes: int,
+    *,
+    stretch_numbers: int = STRETCH_NUMBERS,
+    show: bool = True,
+) -> Episodes:
     """What `evaluate` returns with the most likely actions, for an env that can unroll.
 
     The memory runs over whole stretches and the actor over the steps that ask; the critic is not needed. Working memory
@@ -151,7 +222,7 @@ def evaluate_open_loop(
     returns: list[Tensor] = []
     done = 0
     total = torch.zeros(env.num_envs, dtype=torch.float64, device=state.device)
-    with torch.inference_mode(), Progress(f"evaluating {env.id}", env.horizon * quota, "steps a row") as progress:
+    with torch.inference_mode(), _progress(show, env, env.horizon * quota) as progress:
         while len(returns) < quota:
             stretch = env.unroll(steps)
             is_init = torch.zeros_like(stretch.asked)
@@ -169,9 +240,19 @@ def evaluate_open_loop(
                 returns.append(total.clone())
                 total.zero_()
             done += is_init.shape[1]
-            progress.show(done, f"{len(returns) * env.num_envs} of {episodes} episodes")
+            if progress is not None:
+                progress.show(done, f"{len(returns) * env.num_envs} of {episodes} episodes")
     by_row = torch.stack(returns, dim=1).flatten().tolist()
-    return Evaluation(by_row, [env.horizon] * episodes, env.success_return)
+    return Episodes(by_row, [env.horizon] * episodes, env.success_return)
+
+
+@contextlib.contextmanager
+def _progress(show: bool, env: Any, total: int) -> Iterator[Progress | None]:
+    if not show:
+        yield None
+        return
+    with Progress(f"evaluating {env.id}", total, "steps a row") as progress:
+        yield progress
 
 
 def _quota(episodes: int, env: Any) -> int:
@@ -193,47 +274,105 @@ def episodes_for(length: int) -> int:
     return max(32, min(128, 1_280_000 // length))
 
 
-def evaluate_run(
-    run: Run, *, episodes: int | None = None, env_kwargs: dict[str, Any], seed: int, sample: bool, num_envs: int = ROWS
-) -> dict[str, Any]:
-    """What `mru-rl eval` prints: the newest checkpoint of a run on its env, options of the env overridden.
+def evaluate_agent(
+    policy: Policy,
+    head: ActionHead,
+    env: AgentInput,
+    episodes: int,
+    *,
+    sample: bool,
+    seed: int,
+    progress: bool,
+    config: TrainConfig,
+    steps: int,
+) -> Evaluation:
+    """Whole episodes of an agent in an env, with all that is said of them.
 
-    episodes: rounded up to fill the rows of the env; None: as many as `episodes_for` gives. Raises ValueError for a
-    sample of a run whose network gives no probabilities.
+    Raises ValueError for a sample of a policy that values actions.
     """
-    if episodes is None:
-        with make_env(load_config(run), 1, seed, env_kwargs) as one:
-            episodes = episodes_for(one.horizon or 1)
-    rows = min(num_envs, episodes)
-    episodes = -(-episodes // rows) * rows
-    config, env, head, policy, steps = load_agent(run, rows, env_kwargs, seed)
     require(
-        not (sample and isinstance(policy, QNetwork)),
-        "--sample draws actions from a policy's probabilities, got a run of R2D2, whose network gives values; leave it out",
+        not sample or policy.stochastic,
+        f"{{sample}} draws actions from a policy's probabilities, and the network of {config.algorithm} gives values; leave "
+        "it out",
     )
     if env.can_unroll and not sample:
-        result = evaluate_open_loop(policy, head, env, episodes)
+        found = evaluate_open_loop(policy, head, env, episodes, show=progress)
     else:
         generator = torch.Generator(device=str(env.device)).manual_seed(seed) if sample else None
-        result = evaluate(policy, head, env, episodes, generator=generator)
-    env.close()
-    return {
-        "env": config.env,
-        "env_kwargs": config.env_kwargs | env_kwargs,
-        "core": config.core,
-        "return_mean": result.return_mean,
-        "return_ci95": list(result.return_ci95),
-        "success_rate": result.success_rate,
-        "score": normalised_score(env, result.return_mean) if has_score(env) else None,
-        "score_scale": list(scale(env)) if has_score(env) else None,
-        "episodes": len(result.returns),
-        "length_mean": sum(result.lengths) / len(result.lengths),
-        "steps": steps,
-        "params_sha256": params_sha256(policy),
-    }
+        found = evaluate(policy, head, env, episodes, generator=generator, show=progress)
+    scored = has_score(env)
+    return Evaluation(
+        found.returns,
+        found.lengths,
+        found.success_return,
+        env=env_name(config.env),
+        env_kwargs=config.env_kwargs,
+        algorithm=config.algorithm,
+        core=config.core,
+        steps=steps,
+        sampled=sample,
+        score=normalised_score(env, found.return_mean) if scored else None,
+        score_scale=scale(env) if scored else None,
+        params_sha256=params_sha256(policy),
+    )
 
 
-class Agent(NamedTuple):
+def evaluate_run(
+    run: RunDirectory,
+    *,
+    env: Any = None,
+    env_kwargs: dict[str, Any] | None = None,
+    episodes: int | None = None,
+    seed: int = EVALUATION_SEED,
+    sample: bool = False,
+    checkpoint: str = "last",
+    device: str | None = None,
+    num_envs: int = ROWS,
+    progress: bool = True,
+) -> Evaluation:
+    """What `mru-rl eval` prints: a checkpoint of a run on its env, options of the env overridden.
+
+    episodes: rounded up to fill the rows of the env; None: as many as `episodes_for` gives. The rest as in `Run.evaluate`.
+    """
+    agent = load(run.path, checkpoint=checkpoint, device=device)
+    config = for_evaluation(agent.config, env)
+    with torch_settings(config.threads):
+        if episodes is None:
+            with make_env(config, 1, seed, env_kwargs or {}) as one:
+                episodes = episodes_for(one.horizon or 1)
+        rows = rows_of(config.env) or min(num_envs, episodes)
+        made = make_env(config, rows, seed, env_kwargs or {})
+        with made:
+            require_spaces_of(agent, made)
+            found = evaluate_agent(
+                agent.policy,
+                agent.head,
+                made,
+                -(-episodes // rows) * rows,
+                sample=sample,
+                seed=seed,
+                progress=progress,
+                config=dataclasses.replace(config, env_kwargs=config.env_kwargs | (env_kwargs or {})),
+                steps=agent.steps,
+            )
+    return found
+
+
+def require_spaces_of(agent: Agent, env: AgentInput) -> None:
+    """Raises ValueError where an env does not look as the one the agent was trained in."""
+    rules = agent.step.rules
+    for name, here, there in (
+        ("shows observations of so many numbers", env.rules.size, rules.size),
+        ("takes the actions", env.action_space, rules.action_space),
+    ):
+        require(
+            here == there,
+            f"the env {env.id} {name}: {here}, the agent was trained with {there}; evaluate it where it was trained, with "
+            "options that keep its spaces",
+        )
+
+
+class Prepared(NamedTuple):
     """A trained agent in an env of so many rows; steps: env steps it was trained for."""
 
     config: TrainConfig
@@ -243,22 +382,20 @@ class Agent(NamedTuple):
     steps: int
 
 
-def load_agent(run: Run, rows: int, env_kwargs: dict[str, Any], seed: int) -> Agent:
-    """The agent of a run's newest checkpoint."""
-    config = load_config(run)
-    torch.set_num_threads(config.threads)
-    saved = run.checkpoint()
-    check_made_by(saved, config)
-    env = make_env(config, rows, seed, env_kwargs)
-    head, policy = trainer_of(config).make_agent(config, env)
-    load_policy(policy, saved["policy"])
-    policy.eval()
-    return Agent(config, env, head, policy, saved["steps"])
-
-
-def load_config(run: Run) -> TrainConfig:
-    """The config of a run. Raises ValueError where another algorithm or version made it."""
-    return config_from_json(run.config())
+def load_agent(
+    run: RunDirectory,
+    rows: int,
+    env_kwargs: dict[str, Any],
+    seed: int,
+    *,
+    checkpoint: str = "last",
+    device: str | None = None,
+) -> Prepared:
+    """The agent of a checkpoint of a run, and so many rows of its env."""
+    agent = load(run.path, checkpoint=checkpoint, device=device)
+    env = make_env(for_evaluation(agent.config), rows, seed, env_kwargs)
+    require_spaces_of(agent, env)
+    return Prepared(agent.config, env, agent.head, agent.policy, agent.steps)
 
 
 def params_sha256(module: nn.Module) -> str:

@@ -9,18 +9,18 @@ from typing import Any
 
 import torch
 
+from mru_rl.agents.acting.collector import Collector
 from mru_rl.agents.acting.guards import Guard, require_finite_parameters
-from mru_rl.agents.acting.loop import Rollout, RolloutSource
-from mru_rl.agents.algorithms import algorithm_of
-from mru_rl.agents.build import make_env, pick_device
-from mru_rl.agents.config import TrainConfig
+from mru_rl.agents.acting.rollout import Rollout
+from mru_rl.agents.build import make_env, pick_device, seeded, with_rows_of_env
+from mru_rl.agents.config import Task, TrainConfig, env_name
 from mru_rl.agents.console.errors import require
 from mru_rl.agents.curriculum import MASTERED, split_curriculum
 from mru_rl.agents.nets.heads import ActionHead
 from mru_rl.agents.nets.networks import Policy
-from mru_rl.cells.mru.base import MRU
-from mru_rl.cells.mru.carry_bmru import anneal_carry
+from mru_rl.agents.schedule import Schedule
 from mru_rl.envs import AgentInput
+from mru_rl.envs.input_rules import InputRules
 
 _TRACED_ROWS = 4
 
@@ -28,51 +28,60 @@ _TRACED_ROWS = 4
 class Trainer(ABC):
     """Env, policy, acting loop and learner of a run, and all that a checkpoint holds of them.
 
-    An algorithm gives the policy and its action head, its acting loop, `segment`, and what it learns from a rollout.
+    An algorithm of one's own derives from it and gives, in `__init__` after super().__init__(config), `collector` and
+    `optimizer`, and the methods below that are abstract; `register_algorithm` makes it known. At hand are `env`, `head` and
+    `policy`, what `make_agent` returned; `config`, with every value chosen; `guard`, `schedule`, `steps` and `progress`.
+    `state_dict` and `load_state_dict` are extended with what it keeps besides.
+
+    Sets torch's number of threads to the config's.
+
+    >>> from mru_rl.agents import PPOConfig
+    >>> from mru_rl.agents.ppo.trainer import PPOTrainer
+    >>> trainer = PPOTrainer(PPOConfig(env="CartPole-v1", num_envs=2, segment=8))
+    >>> metrics, rollout = trainer.update()
+    >>> trainer.steps, rollout.data.batch_size
+    (16, torch.Size([2, 8]))
     """
 
-    collector: RolloutSource
+    collector: Collector
     optimizer: torch.optim.Optimizer
 
     def __init__(self, config: TrainConfig) -> None:
         torch.set_num_threads(config.threads)
+        config = with_rows_of_env(config)
         self.device = pick_device(config.device)
-        torch.manual_seed(config.seed)
         self.curriculum = split_curriculum(config.env_kwargs)
         self.level = self.curriculum.first if self.curriculum else None
         self.env = self._make_env(config)
         hardest = make_env(config, 1, config.seed) if self.curriculum else self.env
         self.horizon = hardest.horizon
-        spaces = [(env.obs_size, env.action_space) for env in (self.env, hardest)]
-        require(
-            spaces[0] == spaces[1],
-            f"the levels of a curriculum must look alike to one network, {config.env} has {spaces[0][0]} numbers in an "
-            f"observation and {spaces[0][1]} at the first, {spaces[1][0]} and {spaces[1][1]} at the last; take another option, such "
-            "as length",
-        )
-        self.config, self.reasons = config.follow_task(
-            horizon=hardest.horizon, credit_horizon=hardest.credit_horizon, open_loop=hardest.open_loop
-        )
+        _require_alike(config, self.env, hardest)
+        self.config, self.reasons = config.resolve(Task(hardest.horizon, hardest.credit_horizon, hardest.open_loop))
         require(
             self.curriculum is None or self.env.success_return is not None,
-            f"a curriculum needs an env that names a success, {config.env} does not; give its options as numbers",
+            f"a curriculum needs an env that names a success, {env_name(config.env)} does not; give its options as numbers",
         )
-        self.head, self.policy = self.make_agent(self.config, self.env)
-        anneal_carry(self.policy, 0.0, share=config.carry_share)
+        with seeded(config.seed):
+            self.head, self.policy = self.make_agent(self.config, self.env.rules)
+            if config.initialisation == "long":
+                self.policy.core.init_for_horizon(self.horizon or 1000)
+        self.policy.core.set_progress(0.0)
         self.guard = Guard(self.config.on_nonfinite)
-        if config.initialisation == "long":
-            self.policy.core.remember(self.horizon or 1000)
+        self.schedule = Schedule(
+            getattr(self.config, "schedule", "constant"), getattr(self.config, "learning_rate", 0.0), self.config.steps
+        )
         self.steps = self.updates = 0
         self.seconds = 0.0
         self.restarts_before = 0  # worker processes replaced by envs before this one
-        self.warmed_up = not (config.warm_up and any(isinstance(cell, MRU) for cell in self.policy.modules()))
+        self.warmed_up = not (config.warm_up and self.policy.core.has_gates)
 
     @staticmethod
     @abstractmethod
-    def make_agent(config: Any, env: AgentInput) -> tuple[ActionHead, Policy]:
-        """The action head and the network of a config for an env, on the run's device.
+    def make_agent(config: Any, inputs: InputRules) -> tuple[ActionHead, Policy]:
+        """The action head and the network of a config, on the run's device.
 
-        Raises ValueError for an action space the algorithm does not have.
+        inputs: what the agent sees, its width `inputs.size`, and `inputs.action_space`. Raises ValueError for an action
+        space the algorithm does not have.
         """
 
     def notes(self) -> list[str]:
@@ -85,8 +94,13 @@ class Trainer(ABC):
         """Steps per env between two updates."""
 
     @abstractmethod
-    def _learn(self, rollout: Rollout) -> dict[str, float]:
-        """Learn from a rollout; the metrics of it."""
+    def learn(self, rollout: Rollout) -> dict[str, float]:
+        """Learn from a rollout; the metrics of it, by name. `self.learning_rate` is what the schedule says now."""
+
+    @property
+    def learning_rate(self) -> float:
+        """What the schedule says after the steps so far."""
+        return self.schedule.at(self.steps)
 
     def _warm_up(self, rollout: Rollout) -> None:
         """Spread the write rates on a first rollout, which is not learned from: other thresholds collected it."""
@@ -97,9 +111,8 @@ class Trainer(ABC):
 
     def _make_env(self, config: TrainConfig) -> AgentInput:
         """The env of this level; each level draws its own episodes."""
-        if self.curriculum is None:
+        if self.curriculum is None or self.level is None:
             return make_env(config, config.num_envs, config.seed)
-        assert self.level is not None
         return make_env(config, config.num_envs, config.seed + self.level, {self.curriculum.name: self.level})
 
     def _set_level(self, level: int) -> None:
@@ -127,30 +140,34 @@ class Trainer(ABC):
         rollout = self.collector.collect(self.segment)
         metrics: dict[str, float] = {}
         if self.warmed_up:
-            metrics = self._learn(rollout)
+            metrics = self.learn(rollout)
         else:
             self._warm_up(rollout)
         require_finite_parameters(self.policy)
         self.steps += rollout.data.shape[1] * self.config.num_envs
         self.updates += 1
-        anneal_carry(self.policy, self.progress, share=self.config.carry_share)
+        self.policy.core.set_progress(self.progress)
         self._advance_curriculum()
         self.seconds += time.monotonic() - started
         return metrics, rollout
 
     @property
     def progress(self) -> float:
-        """Share of the run done, in [0, 1]."""
+        """Fraction of the run done, in [0, 1]."""
         return min(self.steps / self.config.steps, 1.0)
 
     def record(self, metrics: dict[str, float], rollout: Rollout, steps_per_second: float) -> dict[str, float]:
         """A line of metrics.jsonl; names as in metrics.GLOSSARY."""
-        record = {
-            "steps": self.steps, "updates": self.updates, "episodes": self.collector.episodes,
-            "seconds": round(self.seconds, 3), "steps_per_second": round(steps_per_second, 1),
-        }  # fmt: skip
+        record: dict[str, float] = {
+            "steps": self.steps,
+            "updates": self.updates,
+            "episodes": self.collector.episodes,
+            "seconds": round(self.seconds, 3),
+            "steps_per_second": round(steps_per_second, 1),
+        }
         if self.collector.recent:
             returns, lengths, successes = zip(*self.collector.recent, strict=True)
+            record["recent_episodes"] = len(returns)
             record["return_mean"] = sum(returns) / len(returns)
             record["length_mean"] = sum(lengths) / len(lengths)
             if not math.isnan(successes[-1]):
@@ -168,11 +185,11 @@ class Trainer(ABC):
         return found
 
     def _write_rates(self, rollout: Rollout) -> dict[str, float]:
+        if not self.policy.core.has_gates:
+            return {}
         rows = rollout.data[:_TRACED_ROWS]
         trace = self.policy.core.trace(rows["observation"], rollout.start_state[:_TRACED_ROWS], rows["is_init"])
         writes = [v for k, v in trace.items(include_nested=True, leaves_only=True) if k[-1] == "writes"]
-        if not writes:
-            return {}
         per_unit = torch.cat([w.float().mean(dim=(0, 1)) for w in writes])
         return {"write_rate": per_unit.mean().item(), "silent_units": (per_unit == 0).float().mean().item()}
 
@@ -185,6 +202,7 @@ class Trainer(ABC):
             "seconds": self.seconds,
             "warmed_up": self.warmed_up,
             "level": self.level,
+            "schedule": self.schedule.state_dict(),
             "policy": self.policy.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "collector": self.collector.state_dict(),
@@ -202,26 +220,52 @@ class Trainer(ABC):
         if saved["level"] != self.level:
             self._set_level(saved["level"])
         load_policy(self.policy, saved["policy"])
-        if "faults" in saved:  # checkpoints of version 0.1.0 do not have them
-            self.guard.load_state_dict(saved["faults"])
-            self.restarts_before = saved["faults"]["worker_restarts"]
+        self.schedule = self.schedule.taken_up(saved["schedule"], self.steps)
+        self.guard.load_state_dict(saved["faults"])
+        self.restarts_before = saved["faults"]["worker_restarts"]
         self.optimizer.load_state_dict(saved["optimizer"])
         if self.collector.load_state_dict(saved["collector"]):
             return []
         return [f"{self.collector.name} cannot save its state: all envs start fresh episodes"]
 
+    def start_from(self, weights: dict[str, torch.Tensor], part: str) -> None:
+        """Begin with weights of another agent: all of them, or those of its core alone ("core").
+
+        The write rates are those of that agent, so that no first rollout is spent on setting them. Raises ValueError
+        naming the parameters that do not fit.
+        """
+        own = self.policy.state_dict()
+        wanted = {name: there for name, there in weights.items() if part == "all" or name.startswith("core.")}
+        names = [name for name in own if part == "all" or name.startswith("core.")]
+        misfits = [
+            f"{name} ({_shape(wanted, name)} there, {_shape(own, name)} here)"
+            for name in dict.fromkeys([*names, *wanted])
+            if _shape(wanted, name) != _shape(own, name)
+        ]
+        hint = "" if part == "core" else ", or take the memory alone with {init_part} core"
+        require(
+            not misfits,
+            f"the weights of {{init_from}} do not fit this agent: {', '.join(misfits[:4])}"
+            f"{f' and {len(misfits) - 4} more' if len(misfits) > 4 else ''}; train with the same core, sizes and spaces{hint}",
+        )
+        self.policy.load_state_dict(own | wanted)
+        self.warmed_up = True
+
 
 def made_by(config: TrainConfig) -> dict[str, str]:
     """What must be the same where a checkpoint is written and where it is read."""
-    return {"algorithm": algorithm_of(config), "env": config.env, "core": config.core}
+    return {"algorithm": config.algorithm, "env": env_name(config.env), "core": config.core}
 
 
 def check_made_by(saved: dict[str, Any], config: TrainConfig) -> None:
-    """Raises ValueError naming both sides where a checkpoint is of another algorithm, env or core than the config."""
+    """Raises ValueError naming both sides where a checkpoint is of another algorithm, env or core than the config.
+
+    An env given as an object may go by another name the next time, and is not compared.
+    """
     for name, here in made_by(config).items():
-        there = saved.get("made_by", {}).get(name, here)  # early checkpoints do not say
+        there = saved["made_by"][name]
         require(
-            there == here,
+            there == here or (name == "env" and not isinstance(config.env, str)),
             f"the checkpoint was made with {name} {there!r}, config.json names {name} {here!r}; put back the config.json it "
             "was saved with",
         )
@@ -231,10 +275,25 @@ def load_policy(policy: torch.nn.Module, saved: dict[str, torch.Tensor]) -> None
     """Load parameters. Raises ValueError naming the first one whose shape is another in the network and the checkpoint."""
     own = policy.state_dict()
     for name in [*own, *(extra for extra in saved if extra not in own)]:
-        here, there = (list(side[name].shape) if name in side else "absent" for side in (own, saved))
+        here, there = _shape(own, name), _shape(saved, name)
         require(
             here == there,
             f"parameter {name} is {there} in the checkpoint and {here} in the network: another core or width trained it; "
             "load it with the config.json it was saved with",
         )
     policy.load_state_dict(saved)
+
+
+def _shape(tensors: dict[str, torch.Tensor], name: str) -> list[int] | str:
+    return list(tensors[name].shape) if name in tensors else "absent"
+
+
+def _require_alike(config: TrainConfig, first: AgentInput, last: AgentInput) -> None:
+    """Raises ValueError where the levels of a curriculum do not look alike to one network."""
+    spaces = [(env.obs_size, env.action_space) for env in (first, last)]
+    require(
+        spaces[0] == spaces[1],
+        f"the levels of a curriculum must look alike to one network, {env_name(config.env)} has {spaces[0][0]} numbers in an "
+        f"observation and {spaces[0][1]} at the first, {spaces[1][0]} and {spaces[1][1]} at the last; take another option, "
+        "such as length",
+    )

@@ -1,7 +1,8 @@
-"""What a memory agent is shown beside the obs: its previous action, whether the episode just began, its last reward."""
+"""An env that shows its agent more than the obs: its previous action, whether the episode just began, its last reward."""
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import gymnasium
@@ -10,9 +11,25 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from mru_rl.envs.actions import null_action
 from mru_rl.envs.base import BatchedEnv, Step, Stretch
 from mru_rl.envs.encoding import Encoding
+from mru_rl.envs.input_rules import InputRules
+
+_KEPT = (
+    "id",
+    "num_envs",
+    "device",
+    "generator",
+    "action_space",
+    "horizon",
+    "credit_horizon",
+    "open_loop",
+    "success_return",
+    "saves_state",
+    "can_render",
+    "perfect_return",
+    "memoryless_return",
+)
 
 
 class AgentInput(BatchedEnv):
@@ -21,7 +38,7 @@ class AgentInput(BatchedEnv):
     previous_action   the action that led here; at the start of an episode the null action: 0, or the lowest there is
     start_flag        Discrete(2), 1 on the first obs of an episode only
     previous_reward   the reward that came with this obs; 0 on the first
-    flatten           all of it as one float32 vector, numbers one-hot
+    flatten           all of it as one float32 vector, numbers one-hot: what `rules`, an InputRules, encodes
 
     With flatten, previous_action and start_flag it is upstream popgym's `Flatten(Antialias(PreviousAction(env)))`.
     `final_obs` carries the action and reward of the step that ended the episode, and flag 0. All other attributes are
@@ -39,31 +56,18 @@ class AgentInput(BatchedEnv):
     ) -> None:
         self.env, self.flatten = env, flatten
         self.previous_action, self.start_flag, self.previous_reward = previous_action, start_flag, previous_reward
-        switches = {
-            "flatten": flatten,
-            "previous_action": previous_action,
-            "start_flag": start_flag,
-            "previous_reward": previous_reward,
-        }
+        added = {"previous_action": previous_action, "start_flag": start_flag, "previous_reward": previous_reward}
+        switches = {"flatten": flatten, **added}
         self.options = env.options | {name: True for name, on in switches.items() if on}
-        for name in ("id", "num_envs", "device", "generator", "action_space", "horizon", "credit_horizon", "open_loop",
-                     "success_return", "saves_state", "perfect_return", "memoryless_return"):  # fmt: skip
+        for name in _KEPT:
             setattr(self, name, getattr(env, name))
         self.can_unroll = env.can_unroll and not previous_action and not previous_reward
-
-        structure = self._structure()
-        self._encoding = Encoding(structure, device=self.device)
-        self._dtype = torch.float32 if flatten else self._encoding.dtype
-        self._encode_action = Encoding(self.action_space, device=self.device)
-        self.observation_space = structure
+        rules = InputRules if flatten else _RawRules
+        self.rules = rules(env.observation_space, env.action_space, **added, device=env.device)
+        self.observation_space = self._structure()
         if flatten:
-            self.observation_space = spaces.Box(-np.inf, np.inf, (self._encoding.size,), np.float32)
-            self._encoding = Encoding(self.observation_space, device=self.device)
-        self._flags = {on: self._flag(on) for on in (False, True)}
-        start = null_action(self.action_space).to(self.device)
-        self._start_extras = self._extras(
-            start.expand(self.num_envs, *start.shape), torch.zeros(self.num_envs, device=self.device), start=True
-        )
+            self.observation_space = spaces.Box(-np.inf, np.inf, (self.rules.size,), np.float32)
+        self._encoding = Encoding(self.observation_space, device=self.device)
 
     @property
     def refuse_nonfinite(self) -> bool:
@@ -77,6 +81,19 @@ class AgentInput(BatchedEnv):
     def worker_restarts(self) -> int:  # type: ignore[override]
         return self.env.worker_restarts
 
+    @property
+    def final_frame(self) -> np.ndarray | None:  # type: ignore[override]
+        return self.env.final_frame
+
+    @property
+    def native_observation_space(self) -> gymnasium.Space:
+        """The space of the obs that the env inside shows, without the columns added here."""
+        return self.env.native_observation_space
+
+    @property
+    def native_action_space(self) -> gymnasium.Space:
+        return self.env.native_action_space
+
     def _structure(self) -> spaces.Space:
         """Return the space of the obs before it is flattened."""
         inner = self.env.observation_space
@@ -89,44 +106,21 @@ class AgentInput(BatchedEnv):
             parts.append(spaces.Box(-np.inf, np.inf, (1,), np.float32))
         return spaces.Tuple(parts) if len(parts) > 1 or isinstance(inner, spaces.Tuple) else inner
 
-    def _flag(self, start: bool) -> Tensor:
-        row = [float(not start), float(start)] if self.flatten else [float(start)]
-        return torch.tensor(row, dtype=self._dtype, device=self.device).repeat(self.num_envs, 1)
-
-    def _extras(self, action: Tensor, reward: Tensor, *, start: bool) -> list[Tensor]:
-        """Return the columns beside the obs, [B, w] each."""
-        extras = []
-        if self.previous_action:
-            rows = action.flatten(1) if action.ndim > 1 else action
-            extras.append(self._encode_action(rows) if self.flatten else self._columns(rows))
-        if self.start_flag:
-            extras.append(self._flags[start])
-        if self.previous_reward:
-            extras.append(self._columns(reward))
-        return extras
-
-    def _columns(self, rows: Tensor) -> Tensor:
-        return (rows.unsqueeze(1) if rows.ndim == 1 else rows).to(self._dtype)
-
-    def _assemble(self, obs: Tensor, extras: list[Tensor]) -> Tensor:
-        return torch.cat([self.env.encode(obs) if self.flatten else self._columns(obs), *extras], dim=1)
-
     def reset(self) -> Tensor:
-        return self._assemble(self.env.reset(), self._start_extras)
+        return self.rules.encode(self.env.reset(), start=True)
 
     def reset_rows(self, mask: Tensor) -> Tensor:
-        obs = self.env.reset_rows(mask)
-        return self._assemble(obs, [column[: len(obs)] for column in self._start_extras])
+        return self.rules.encode(self.env.reset_rows(mask), start=True)
 
     def reseed(self, seed: int) -> None:
         self.env.reseed(seed)
 
     def step(self, action: Tensor) -> Step:
         obs, reward, terminated, truncated, final_obs = self.env.step(action)
-        seen = self._assemble(final_obs, self._extras(action, reward, start=False))
+        seen = self.rules.encode(final_obs, action=action, reward=reward, start=False)
         if final_obs is obs:
             return Step(seen, reward, terminated, truncated, seen)
-        fresh = self._assemble(obs, self._start_extras)
+        fresh = self.rules.encode(obs, start=True)
         done = (terminated | truncated).unsqueeze(1)
         return Step(torch.where(done, fresh, seen), reward, terminated, truncated, seen)
 
@@ -138,13 +132,14 @@ class AgentInput(BatchedEnv):
                     f"call env.step(), or make it without {name}"
                 )
         stretch = self.env.unroll(steps)
-        obs = self.env.encode(stretch.obs) if self.flatten else stretch.obs.to(self._dtype)
-        parts = [obs.unsqueeze(-1) if obs.ndim == 2 else obs]
-        if self.start_flag:
-            flags = self._flags[False].unsqueeze(1).repeat(1, obs.shape[1], 1)
-            flags[:, 0] = self._flags[stretch.started]
-            parts.append(flags)
-        return stretch._replace(obs=torch.cat(parts, dim=-1))
+        start: bool | Tensor = False
+        if stretch.started:
+            start = torch.zeros_like(stretch.asked)
+            start[:, 0] = True
+        return stretch._replace(obs=self.rules.encode(stretch.obs, start=start))
+
+    def render(self) -> np.ndarray:
+        return self.env.render()
 
     def state_dict(self) -> dict[str, Any]:
         return self.env.state_dict()
@@ -154,3 +149,29 @@ class AgentInput(BatchedEnv):
 
     def close(self) -> None:
         self.env.close()
+
+
+class _RawRules(InputRules):
+    """The same parts side by side as numbers, not one-hot: int64 where all of them count, else float32."""
+
+    def _obs_size(self) -> int:
+        return self._obs.shape[0] if self._obs.shape else 1
+
+    def _obs_part(self, obs: Tensor) -> Tensor:
+        return self._as_columns(obs, self._obs)
+
+    def _action_part(self, action: Tensor) -> Tensor:
+        return self._as_columns(self._flat(action), self._action)
+
+    def _flag_row(self, start: bool) -> Tensor:
+        return torch.tensor([int(start)], device=self.device).to(self._dtype)
+
+    @functools.cached_property
+    def _dtype(self) -> torch.dtype:
+        whole = self._obs.dtype == torch.int64 and not self.previous_reward
+        if self.previous_action:
+            whole &= self._action.dtype == torch.int64
+        return torch.int64 if whole else torch.float32
+
+    def _as_columns(self, raw: Tensor, encoding: Encoding) -> Tensor:
+        return (raw if encoding.shape else raw.unsqueeze(-1)).to(self._dtype)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -40,8 +40,8 @@ class Stretch(NamedTuple):
     obs         [B, n, ...], what every step shows before its action
     asked       bool [B, n], True where the action earns or costs anything; elsewhere any action is as good
     pay         from actions [B, n, ...] to the rewards [B, n] they earn; may be called more than once or not at all
-    started     whether an episode begins with the first of these steps
-    ended       whether it ends with the last of them; all rows have restarted then
+    started     True if an episode begins with the first of these steps
+    ended       True if it ends with the last of them; all rows have restarted then
     """
 
     obs: Tensor
@@ -76,14 +76,18 @@ class BatchedEnv(ABC):
     """True where `state_dict` and `load_state_dict` work."""
     can_unroll: bool = False
     """True where `unroll` works."""
+    can_render: bool = False
+    """True where `render` works."""
+    final_frame: np.ndarray | None = None
+    """Last picture of the episode of row 0 that the last step ended; None: it ended none, or the env draws none."""
     refuse_nonfinite: bool = True
-    """Whether an env from elsewhere raises NonFiniteError; False where the caller looks for such numbers itself."""
+    """True if an env from elsewhere raises NonFiniteError; False if the caller checks for such numbers itself."""
     worker_restarts: int = 0
-    """Worker processes of the env that were replaced so far."""
+    """Number of worker processes of the env that were replaced so far."""
     perfect_return: float | None = None
-    """What perfect memory earns in an episode, exactly; None: not known."""
+    """Exact return of perfect memory in an episode; None: not known."""
     memoryless_return: float | None = None
-    """The mean return of the best policy that sees nothing but the obs, exactly; None: not known."""
+    """Exact mean return of the best policy that sees only the obs; None: not known."""
 
     def __init__(
         self,
@@ -121,13 +125,40 @@ class BatchedEnv(ABC):
         """
         raise RuntimeError(f"{self.id} cannot be unrolled; check `env.can_unroll` first and call env.step() instead")
 
+    @property
+    def native_observation_space(self) -> gymnasium.Space:
+        """The observation space as the env inside has it: its Discrete and MultiDiscrete may start elsewhere than at 0."""
+        return self.observation_space
+
+    @property
+    def native_action_space(self) -> gymnasium.Space:
+        """The action space as the env inside has it, likewise."""
+        return self.action_space
+
+    def render(self) -> np.ndarray:
+        """Return a picture of row 0, uint8 [height, width, 3]."""
+        raise RuntimeError(
+            f"{self.id} draws no pictures; check `env.can_render` first, and make a gymnasium id with render_mode='rgb_array' "
+            "and workers='sync'"
+        )
+
     def reset_rows(self, mask: Tensor) -> Tensor:
         """Start a fresh episode where mask (bool [B]) is True, leave all other rows; return the first obs of those."""
         raise RuntimeError(f"{self.id} cannot restart single rows; call env.reset() to restart all of them")
 
     def reseed(self, seed: int) -> None:
-        """Make everything drawn from the next reset on what an env made with this seed would draw."""
+        """Seed the env anew: from the next reset on it draws what an env made with this seed draws."""
         self.generator.manual_seed(int(derive_seeds(seed, 2).view(np.uint64)[0]))
+
+    def _require_finite(self, values: Tensor, what: str, rows: Sequence[int]) -> None:
+        """Raise NonFiniteError naming the first of the rows (one per value) that holds NaN or infinity."""
+        if not self.refuse_nonfinite or values.isfinite().all():
+            return
+        row = rows[int((~values.isfinite()).reshape(values.shape[0], -1).any(1).nonzero()[0])]
+        raise NonFiniteError(
+            f"env {self.id} returned {what} values that are NaN or infinite in row {row}; mend the env or wrap it: an agent "
+            "cannot learn from it"
+        )
 
     def _check_mask(self, mask: Any) -> None:
         if isinstance(mask, Tensor):
@@ -139,7 +170,7 @@ class BatchedEnv(ABC):
             raise ValueError(f"a mask of rows to reset must be a tensor {wanted}, got {arrived}; one flag per env")
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to continue identically; plain values and tensors that alias nothing."""
+        """Return everything needed to continue identically: plain values, and tensors that alias nothing."""
         raise RuntimeError(f"{self.id} cannot save its state; check `env.saves_state` first and start fresh episodes")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -152,9 +183,9 @@ class BatchedEnv(ABC):
         return self._encoding.size
 
     def encode(self, obs: Tensor) -> Tensor:
-        """Turn an obs (any leading dimensions) into float32 [..., obs_size]: one-hot numbers, floats as they are.
+        """Turn an obs (any leading dimensions) into float32 [..., obs_size]: numbers one-hot, floats as they are.
 
-        Raises TypeError or ValueError for what is no obs of this env.
+        Raises TypeError if it is not a tensor, ValueError if it is not an obs of this env.
         """
         self._encoding.check(obs, self.id)
         try:
@@ -180,7 +211,7 @@ class BatchedEnv(ABC):
 
 
 def check_count(value: Any, *, name: str, least: int, most: int = 2**53) -> int:
-    """Return a whole number from `least` to `most`, or say what is wrong with it."""
+    """Return a whole number from `least` to `most`. Raises TypeError or ValueError for anything else."""
     try:
         count = operator.index(value) if not isinstance(value, bool) else None
     except (TypeError, RuntimeError):  # the latter from a tensor without data

@@ -22,7 +22,7 @@ class Leaf(NamedTuple):
     categories: tuple[int, ...]
     """How many values each column can take; empty where the columns are numbers to be used as they are."""
     counts: bool
-    """True where the columns are whole numbers."""
+    """True if the columns are whole numbers."""
 
 
 def leaves(space: spaces.Space) -> Iterator[Leaf]:
@@ -49,7 +49,7 @@ class Encoding:
     """The tensor layout of a space (see BatchedEnv) and its flat form, which equals gymnasium's `flatten`.
 
     layout      `dtype` and `shape` of one raw row: () for a lone Discrete, (columns,) for everything else
-    flat        float32 [..., size]; values outside a Discrete's range are not looked for
+    flat        float32 [..., size]; a number outside a Discrete's range raises an error of torch's
     """
 
     def __init__(self, space: spaces.Space, *, device: torch.device) -> None:
@@ -81,7 +81,7 @@ class Encoding:
         self._plain_to = torch.tensor(plain_to, dtype=torch.int64, device=device)
 
     def check(self, raw: Any, id: str) -> None:
-        """Raise where raw cannot be an obs of the space, by type, dtype or width."""
+        """Raise TypeError or ValueError if raw cannot be an obs of the space, by type, dtype or width."""
         if not isinstance(raw, Tensor):
             raise TypeError(
                 f"an obs of {id} is a tensor, got {type(raw).__name__}; give what reset() and step() return"

@@ -1,169 +1,150 @@
-"""From an id to an env: the batched envs of this library, upstream popgym, and every other gymnasium id."""
+"""From an id to an env: the batched envs of this library and of others, upstream popgym, and every other gymnasium id."""
 
 from __future__ import annotations
 
 import difflib
 import importlib
 import inspect
-from typing import TYPE_CHECKING, Any, NamedTuple
+import os
+import re
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
+
+from mru_rl.envs.ports import GIVEN, GYMNASIUM_NAMESPACE, LEVELS, PORTS, Entry
 
 if TYPE_CHECKING:
     import torch
 
     from mru_rl.envs.base import BatchedEnv
-    from mru_rl.envs.tensor_env import TensorEnv
+
+    EnvClass = TypeVar("EnvClass", bound=type[BatchedEnv])
 
 BACKENDS = ("auto", "batched", "upstream")
-GYMNASIUM_NAMESPACE = "mru_rl/"
-"""gymnasium knows the batched envs under their ids with this in front, also those that are ports of others' ids."""
-
-
-class Port(NamedTuple):
-    """Where the class of a batched env stands, and what its id fixes."""
-
-    module: str
-    name: str
-    fixed: dict[str, Any]
-
-    def load(self) -> type[TensorEnv]:
-        return getattr(importlib.import_module(f"mru_rl.envs.{self.module}"), self.name)
-
-    def options(self) -> list[str]:
-        """Return the names of the options a caller may give."""
-        parameters = inspect.signature(self.load()).parameters.values()
-        return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in self.fixed]
-
-
-def _popgym(
-    module: str, name: str, *, easy: dict, medium: dict, hard: dict, class_name: str | None = None
-) -> dict[str, Port]:
-    difficulties = {"Easy": easy, "Medium": medium, "Hard": hard}
-    return {
-        f"popgym-{name}{level}-v0": Port(f"popgym.{module}", class_name or name, fixed)
-        for level, fixed in difficulties.items()
-    }
-
-
-def _horizon(module: str, name: str) -> dict[str, Port]:
-    return {f"{GYMNASIUM_NAMESPACE}{name}-v0": Port(f"horizon.{module}", name, {})}
-
-
-PORTS: dict[str, Port] = {
-    **_popgym(
-        "repeat_first",
-        "RepeatFirst",
-        easy={"num_decks": 1},
-        medium={"num_decks": 8},
-        hard={"num_decks": 16},
-    ),
-    **_popgym(
-        "repeat_previous",
-        "RepeatPrevious",
-        easy={"num_decks": 1, "k": 4},
-        medium={"num_decks": 2, "k": 32},
-        hard={"num_decks": 3, "k": 64},
-    ),
-    **_popgym("autoencode", "Autoencode", easy={"num_decks": 1}, medium={"num_decks": 2}, hard={"num_decks": 3}),
-    **_popgym(
-        "count_recall",
-        "CountRecall",
-        easy={"num_decks": 1, "face": "colors"},
-        medium={"num_decks": 2, "face": "suits"},
-        hard={"num_decks": 4, "face": "ranks"},
-    ),
-    **_popgym("higher_lower", "HigherLower", easy={"num_decks": 1}, medium={"num_decks": 2}, hard={"num_decks": 3}),
-    **_popgym("battleship", "Battleship", easy={"board_size": 8}, medium={"board_size": 10}, hard={"board_size": 12}),
-    **_popgym(
-        "concentration",
-        "Concentration",
-        easy={"num_decks": 1, "face": "colors"},
-        medium={"num_decks": 2, "face": "colors"},
-        hard={"num_decks": 1, "face": "ranks"},
-    ),
-    **_popgym(
-        "mine_sweeper",
-        "MineSweeper",
-        easy={"board_size": 4, "num_mines": 2},
-        medium={"board_size": 6, "num_mines": 6},
-        hard={"board_size": 8, "num_mines": 10},
-    ),
-    **_popgym(
-        "multiarmed_bandit",
-        "MultiarmedBandit",
-        easy={"num_bandits": 10, "episode_length": 200},
-        medium={"num_bandits": 20, "episode_length": 400},
-        hard={"num_bandits": 30, "episode_length": 600},
-    ),
-    **_popgym(
-        "position_only_cartpole",
-        "PositionOnlyCartPole",
-        easy={"max_episode_length": 200},
-        medium={"max_episode_length": 400},
-        hard={"max_episode_length": 600},
-    ),
-    **_popgym(
-        "velocity_only_cartpole",
-        "VelocityOnlyCartpole",
-        class_name="VelocityOnlyCartPole",
-        easy={"max_episode_length": 200},
-        medium={"max_episode_length": 400},
-        hard={"max_episode_length": 600},
-    ),
-    **_popgym(
-        "noisy_position_only_cartpole",
-        "NoisyPositionOnlyCartPole",
-        easy={"max_episode_length": 200, "noise_sigma": 0.1},
-        medium={"max_episode_length": 200, "noise_sigma": 0.2},
-        hard={"max_episode_length": 200, "noise_sigma": 0.3},
-    ),
-    **_popgym(
-        "position_only_pendulum",
-        "PositionOnlyPendulum",
-        easy={"max_episode_length": 200},
-        medium={"max_episode_length": 150},
-        hard={"max_episode_length": 100},
-    ),
-    **_popgym(
-        "noisy_position_only_pendulum",
-        "NoisyPositionOnlyPendulum",
-        easy={"max_episode_length": 200, "noise_sigma": 0.1},
-        medium={"max_episode_length": 200, "noise_sigma": 0.2},
-        hard={"max_episode_length": 200, "noise_sigma": 0.3},
-    ),
-    **_popgym(
-        "labyrinth_escape",
-        "LabyrinthEscape",
-        easy={"maze_size": 10},
-        medium={"maze_size": 14},
-        hard={"maze_size": 18},
-    ),
-    **_popgym(
-        "labyrinth_explore",
-        "LabyrinthExplore",
-        easy={"maze_size": 10},
-        medium={"maze_size": 14},
-        hard={"maze_size": 18},
-    ),
-    **_horizon("tmaze", "TMaze"),
-    **_horizon("active_tmaze", "ActiveTMaze"),
-    **_horizon("recall_first", "RecallFirst"),
-    **_horizon("contamination", "Contamination"),
-    **_horizon("delayed_recall", "DelayedRecall"),
-    **_horizon("key_door", "KeyDoor"),
-    **_horizon("flip_flop", "FlipFlop"),
-    **_horizon("event_count", "EventCount"),
-}
+_ID = re.compile(r"([\w-]+/)?[\w.-]+-v\d+")
+_REGISTERED: dict[str, Entry] = {}
 
 
 def list_ids() -> list[str]:
-    """Return the ids of the batched envs of this library."""
-    return list(PORTS)
+    """Return the ids of the batched envs: those of this library, then those that `register_env` added, oldest first.
+
+    `make` and `describe` take all of them, and every id that gymnasium knows besides.
+    """
+    return [*PORTS, *_REGISTERED]
 
 
 def list_upstream_ids() -> list[str]:
     """Return the ids that the installed popgym registers; those without a port run through gymnasium."""
     envs = importlib.import_module("popgym.envs")
     return [entry["id"] for entry in envs.ALL.values()]
+
+
+def register_with_gymnasium() -> None:
+    """Register every batched env of this library with gymnasium; once is enough, more does no harm.
+
+    The envs are loaded when they are made.
+    """
+    for id in PORTS:
+        _register_with_gymnasium(GYMNASIUM_NAMESPACE + id.removeprefix(GYMNASIUM_NAMESPACE), id)
+
+
+def _register_with_gymnasium(name: str, id: str) -> None:
+    from gymnasium.envs.registration import register, registry
+
+    if name not in registry:
+        register(
+            id=name,
+            entry_point="mru_rl.envs.to_gymnasium.adapter:GymnasiumSingleEnv",
+            vector_entry_point="mru_rl.envs.to_gymnasium.adapter:make_vector",
+            kwargs={"env_id": id},
+        )
+
+
+@overload
+def register_env(id: str, env: None = None, **fixed: Any) -> Callable[[EnvClass], EnvClass]: ...
+@overload
+def register_env(id: str, env: EnvClass, **fixed: Any) -> EnvClass: ...
+def register_env(id: str, env: Any = None, **fixed: Any) -> Any:
+    """Make a batched env of your own known under an id; return its class.
+
+    id      Name-v0 or NAMESPACE/Name-v0, with any version
+    env     a class derived from BatchedEnv or TensorEnv, made with id=, num_envs=, seed= and device= beside its options;
+            left out, register_env is a decorator. Its options are the parameters that its constructor names, and
+            any at all where it names num_envs and has a ** as well
+    fixed   options that the id fixes, so that one class can stand behind several ids
+
+        @mru_rl.envs.register_env("me/Echo-v0")
+        class Echo(mru_rl.envs.TensorEnv): ...
+
+        mru_rl.envs.register_env("me/LongEcho-v0", Echo, length=1000)
+
+    From then on `make`, `describe`, `list_ids`, `mru-rl envs`, training and gymnasium.make know the id. Registering the
+    same class again, as when a notebook cell is run twice, replaces it.
+    Raises TypeError if `env` is not such a class or is abstract, ValueError if the id has another form or is taken.
+    """
+    if not isinstance(id, str):
+        raise TypeError(
+            f"the id of an env is a word such as 'me/Mine-v0', got {id!r}; write @register_env('me/Mine-v0')"
+        )
+    if not _ID.fullmatch(id):
+        raise ValueError(
+            f"the id of an env has the form NAMESPACE/Name-v0 or Name-v0, got {id!r}; give it a version and no other signs than "
+            "letters, digits, '_', '-' and '.'"
+        )
+    if env is None:
+        return lambda decorated: register_env(id, decorated, **fixed)
+    _check_env_class(id, env, fixed)
+    _check_free(id, env)
+    _REGISTERED[id] = Entry(env, fixed)
+    _register_with_gymnasium(id, id)
+    return env
+
+
+def _check_env_class(id: str, env: Any, fixed: dict[str, Any]) -> None:
+    from mru_rl.envs.base import BatchedEnv
+
+    if not (isinstance(env, type) and issubclass(env, BatchedEnv)):
+        raise TypeError(
+            f"register_env takes a class derived from BatchedEnv or TensorEnv, got {env!r} for {id}; register single "
+            "gymnasium envs with gymnasium.register"
+        )
+    if inspect.isabstract(env):
+        missing = ", ".join(sorted(env.__abstractmethods__))
+        raise TypeError(
+            f"register_env takes a class that can be made, got {env.__name__} for {id} without {missing}; add them"
+        )
+    try:
+        inspect.signature(env).bind_partial(**dict.fromkeys(GIVEN), **fixed)
+    except TypeError as error:
+        raise TypeError(
+            f"a batched env is made with {', '.join(f'{name}=' for name in [*GIVEN, *fixed])}, but {env.__name__} for {id} has "
+            f"{error}; name them in its constructor, or pass ** on to its base class"
+        ) from error
+
+
+def _check_free(id: str, env: type) -> None:
+    import gymnasium
+
+    known = _REGISTERED.get(id)
+    if known is not None and _origin(known.load()) == _origin(env):
+        return
+    holder = None
+    if known is not None:
+        holder = f"{known.load().__module__}.{known.load().__qualname__}"
+    elif id in PORTS:
+        holder = "an env of mru_rl"
+    elif id in gymnasium.registry:
+        holder = "gymnasium's registry"
+    if holder is not None:
+        raise ValueError(
+            f"the id of an env must be new, got {id!r}, which {holder} has; choose another name or version"
+        )
+
+
+def _origin(env: type) -> tuple[str, str]:
+    """Return the name of a class and where it was written, the same however its file was imported."""
+    file = getattr(sys.modules.get(env.__module__), "__file__", None)
+    return env.__qualname__, os.path.realpath(file) if file else env.__module__
 
 
 def make(
@@ -182,10 +163,18 @@ def make(
 ) -> BatchedEnv:
     """Make a batch of `num_envs` copies of the env `id`.
 
-    backend: "auto" takes the batched port where there is one and gymnasium otherwise; "batched" and "upstream" take
-    that one or raise. state: "none", or for oracle runs "append" or "only", which show the hidden Markov state beside
-    or in place of the obs, see TensorEnv. flatten, previous_action, start_flag and previous_reward: see AgentInput.
-    Everything else is an option of the env itself. `env.options` holds all of them: make(env.id, n, **env.options) gives the same env again.
+    id          one of `list_ids`, or any other that gymnasium knows, those with a vector_entry_point alone included.
+                "module:Name-v0" imports the module first, from the working directory too, which is put at the end of
+                sys.path for it
+    backend     "auto" takes the batched env where there is one and gymnasium otherwise; "batched" and "upstream" take
+                that one or raise
+    state       "none", or for oracle runs "append" or "only", which show the hidden Markov state beside or in place of
+                the obs: see TensorEnv
+    flatten, previous_action, start_flag, previous_reward: see AgentInput
+    options     those of the env itself
+
+    `env.options` holds all of them: make(env.id, n, **env.options) gives the same env again. Raises ValueError for an
+    unknown id, option or value, and for a package that the env needs and that is not installed.
     """
     inputs = {
         "flatten": flatten,
@@ -199,31 +188,80 @@ def make(
         )
     if not isinstance(id, str):
         raise TypeError(
-            f"the id of an env is a word such as 'popgym-RepeatFirstEasy-v0', got {id!r}; list_ids() lists ours"
+            f"the id of an env is a word such as 'popgym-RepeatFirstEasy-v0', got {id!r}; list_ids() lists the batched ones"
         )
-    if id not in PORTS and str(id).removeprefix(GYMNASIUM_NAMESPACE) in PORTS:
+    id = _without_module(id)
+    if id not in PORTS and id.removeprefix(GYMNASIUM_NAMESPACE) in PORTS:
         id = id.removeprefix(GYMNASIUM_NAMESPACE)
-    port = PORTS.get(id)
-    if port is not None and backend != "upstream":
-        unknown = sorted(set(options) - set(port.options()))
-        if unknown:
-            has = ", ".join([*port.options(), *inputs, "state"])
-            raise ValueError(f"{id} has no option {', '.join(map(repr, unknown))}; it has {has}")
-        ported = port.load()(id=id, num_envs=num_envs, seed=seed, device=device, **port.fixed, **options)
-        ported.show_state(state)
-        env: BatchedEnv = ported
+    entry = PORTS.get(id) or _REGISTERED.get(id)
+    if entry is not None and backend != "upstream":
+        _check_options(id, entry, options, [*inputs, "state"])
+        env: BatchedEnv = entry.load()(id=id, num_envs=num_envs, seed=seed, device=device, **entry.fixed, **options)
+        kept = env.options | {name: value for name, value in options.items() if name not in env.options}
+        env.options = {name: value for name, value in kept.items() if name not in entry.fixed}
+        _show_state(env, state)
     else:
-        from mru_rl.envs.from_gymnasium.vector import GymnasiumEnv
-
-        name = _upstream_name(id, backend)
+        _check_upstream(id, backend)
         if state != "none":
             raise ValueError(f"{id} runs through gymnasium, which shows no state, got state={state!r}; leave it out")
-        env = GymnasiumEnv(id=name, num_envs=num_envs, seed=seed, device=device, **options)
+        env = _from_gymnasium(id, num_envs, seed, device, options)
     if not any(inputs.values()):
         return env
     from mru_rl.envs.agent_input import AgentInput
 
     return AgentInput(env, **inputs)
+
+
+def _without_module(id: str) -> str:
+    """Return the id in "module:id" after importing the module; any other id as it is."""
+    module, colon, name = id.rpartition(":")
+    if not colon:
+        return id
+    if not {os.getcwd(), ""} & set(sys.path):  # the first entry is a command's own folder
+        sys.path.append(os.getcwd())
+    if not re.fullmatch(r"\w+(\.\w+)*", module):
+        raise ValueError(f"the id {id!r} must name a module before its ':', got {module!r}; write module:Name-v0")
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        if error.name is not None and f"{module}.".startswith(f"{error.name}."):
+            raise ValueError(f"no module {module!r} to register {name!r} ({error}); install or rename it") from error
+        raise ValueError(
+            f"module {module!r}, which registers {name!r}, cannot be imported ({error}); install what it needs"
+        ) from error
+    return name
+
+
+def _check_options(id: str, entry: Entry, options: dict[str, Any], others: list[str]) -> None:
+    unknown = [] if entry.takes_any() else sorted(set(options) - set(entry.options()))
+    fixed = sorted(set(options) & set(entry.fixed))
+    if unknown or fixed:
+        raise ValueError(
+            f"{id} has no option {', '.join(map(repr, unknown or fixed))}; it has {', '.join([*entry.options(), *others])}"
+        )
+
+
+def _show_state(env: BatchedEnv, state: str) -> None:
+    from mru_rl.envs.tensor_env import TensorEnv
+
+    if isinstance(env, TensorEnv):
+        env.show_state(state)
+    elif state != "none":
+        raise ValueError(f"{env.id} is not a TensorEnv and shows no state, got state={state!r}; leave it out")
+
+
+def _from_gymnasium(
+    id: str, num_envs: int, seed: int, device: str | torch.device, options: dict[str, Any]
+) -> BatchedEnv:
+    import gymnasium
+
+    if gymnasium.spec(id).entry_point is not None:
+        from mru_rl.envs.from_gymnasium.vector import GymnasiumEnv
+
+        return GymnasiumEnv(id=id, num_envs=num_envs, seed=seed, device=device, **options)
+    from mru_rl.envs.from_gymnasium.vector_env import make_vector_env
+
+    return make_vector_env(id, num_envs, seed=seed, device=device, options=options)
 
 
 class Description(NamedTuple):
@@ -240,9 +278,25 @@ class Description(NamedTuple):
 
 
 def describe(id: str, **options: Any) -> Description:
-    """Return what `mru-rl envs` shows about an id; makes one env to find out."""
+    """Return what `mru-rl envs` shows about an id with these options; makes one env to find out.
+
+    summary     first line of what the class of the env says about itself, "" if it says nothing
+    horizon     most steps of an episode, credit_horizon most steps from an action to the last reward that depends on
+                it; None: unknown
+    obs, action the spaces in words; obs_size is the width of an encoded obs
+    backend     "batched" for an env that is batched itself, "gymnasium" for one that runs through gymnasium
+
+    Raises what `make` raises.
+    """
+    from mru_rl.envs.agent_input import AgentInput
+    from mru_rl.envs.from_gymnasium.vector import GymnasiumEnv
+    from mru_rl.envs.from_gymnasium.vector_env import VectorEnvAsBatched
+
     with make(id, 1, **options) as env:
-        summary = getattr(env, "summary", None) or (inspect.getdoc(type(env)) or "").split("\n")[0]
+        inner = env.env if isinstance(env, AgentInput) else env
+        summary, backend = (type(inner).__doc__ or "").strip().split("\n")[0], "batched"
+        if isinstance(inner, (GymnasiumEnv, VectorEnvAsBatched)):
+            summary, backend = inner.summary, "gymnasium"
         return Description(
             id,
             summary,
@@ -251,40 +305,58 @@ def describe(id: str, **options: Any) -> Description:
             str(env.observation_space),
             env.obs_size,
             str(env.action_space),
-            "batched" if env.saves_state else "gymnasium",
+            backend,
         )
 
 
-def _upstream_name(id: str, backend: str) -> str:
-    """Return the id under which gymnasium knows it, or raise. "module:Name-v0" imports the module first, as there."""
+def _check_upstream(id: str, backend: str) -> None:
+    """Raise ValueError unless gymnasium knows the id and the backend may be gymnasium."""
     import gymnasium
 
     importlib.import_module("popgym")
-    module, colon, id = id.rpartition(":")
-    if colon:
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            raise ValueError(f"no module {module!r} to register {id!r} ({error}); install or rename it") from error
     if id.startswith("popgym-Labyrinth") and id in PORTS and id not in gymnasium.registry:
         raise ValueError(
             f"upstream popgym registers {id} only where mazelib is installed; run `pip install mazelib`, or use "
             "backend='auto': the batched port needs none"
         )
-    if id in PORTS and id.startswith(GYMNASIUM_NAMESPACE):
-        raise ValueError(f"{id} has no upstream, it is an env of mru_rl alone; use backend='auto'")
+    if id in _REGISTERED or (id in PORTS and id.startswith(GYMNASIUM_NAMESPACE)):
+        owner = "the program that registered it" if id in _REGISTERED else "mru_rl"
+        raise ValueError(f"{id} has no upstream, it is an env of {owner} alone; use backend='auto'")
     try:
         gymnasium.spec(id)
     except gymnasium.error.Error:
         raise ValueError(f"no env has the id {id!r}; {_suggestion(id, list(gymnasium.registry))}") from None
     if backend == "batched":
-        raise ValueError(f"{id} has no batched port; use backend='auto', or one of: {', '.join(PORTS)}")
-    return id
+        raise ValueError(f"{id} has no batched port; use backend='auto', or one of: {', '.join(list_ids())}")
 
 
 def _suggestion(id: str, registered: list[str]) -> str:
-    by_lower = {name.lower(): name for name in [*registered, *PORTS]}
-    near = difflib.get_close_matches(str(id).lower(), by_lower, n=1, cutoff=0.5)
-    if near:
-        return f"did you mean {by_lower[near[0]]!r}?"
-    return "see `mru-rl envs`, or import the package that registers it first"
+    """Return what to do about an unknown id: the one that is meant, probably; of a family the easiest."""
+    ids = [*registered, *reversed(list_ids())]  # the last of a family is found: the newest version, or Easy
+    level_named = re.search("|".join(LEVELS), id, re.IGNORECASE)
+    by_lower = {name.lower(): name for name in ids}
+    near = difflib.get_close_matches(id.lower(), by_lower, n=1, cutoff=0.5)
+    found = None if level_named else {_family(name): name for name in ids}.get(_family(id))
+    namespace, slash, _ = id.rpartition("/")
+    foreign = slash and not any(name.startswith(f"{namespace}/") for name in ids)
+    if found is None and (foreign or not near):
+        return "see `mru-rl envs`, or import the package that registers it first: PACKAGE:ID does"
+    found = found or by_lower[near[0]]
+    stem, level, version = _parts(found)
+    levels = [level for level in LEVELS if f"{stem}{level}{version}" in ids]
+    if not level or level_named or len(levels) < 2:
+        return f"did you mean {found!r}?"
+    return f"did you mean '{stem}{levels[0]}{version}'? It exists as {', '.join(levels[:-1])} and {levels[-1]}"
+
+
+def _parts(id: str) -> tuple[str, str, str]:
+    """Return an id in three parts: up to the level, "Easy" or another level, "-v0" or another version."""
+    match = re.fullmatch(rf"(.*?)({'|'.join(LEVELS)})?(-v\d+)?", id, re.IGNORECASE | re.DOTALL)
+    assert match is not None  # everything but the first part may be missing
+    stem, level, version = match.groups("")
+    return stem, level, version
+
+
+def _family(id: str) -> str:
+    """Return an id in small letters, without "mru_rl/", "popgym-", level and version."""
+    return _parts(id)[0].lower().removeprefix(GYMNASIUM_NAMESPACE).removeprefix("popgym-")

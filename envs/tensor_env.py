@@ -19,6 +19,22 @@ STATES = ("none", "append", "only")
 class TensorEnv(BatchedEnv):
     """Base of all batched envs of this library. A new env is its spaces, its state and three small methods.
 
+        @mru_rl.envs.register_env("me/Guess-v0")
+        class Guess(mru_rl.envs.TensorEnv):  # +1 for naming the bit on show
+            def __init__(self, **common):
+                super().__init__(observation_space=Discrete(2), action_space=Discrete(2), **common)
+                self.register_state("bit", torch.zeros(self.num_envs, dtype=torch.int64, device=self.device))
+
+            def _reset(self, mask):
+                self.bit[mask] = torch.randint(2, (int(mask.sum()),), generator=self.generator, device=self.device)
+
+            def _step(self, action):
+                right = action == self.bit
+                return right.float(), torch.ones_like(right), torch.zeros_like(right)
+
+            def _observe(self):
+                return self.bit.clone()
+
     The state lives in tensors named with `register_state` and is only ever changed in place, so that `state_dict` sees
     all of it. Randomness comes from `self.generator` alone.
 
@@ -58,7 +74,7 @@ class TensorEnv(BatchedEnv):
         setattr(self, name, tensor)
 
     def register_shared(self, name: str, tensor: Tensor) -> None:
-        """Like `register_state`, for what belongs to no row: a stock that all rows draw from."""
+        """Register as `register_state` does what belongs to no row: a stock that all rows draw from."""
         self._shared[name] = tensor
         setattr(self, name, tensor)
 

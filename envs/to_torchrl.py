@@ -54,7 +54,7 @@ class TorchRLEnv(EnvBase):
             done=flag, terminated=flag.clone(), truncated=flag.clone(), shape=self.batch_size, device=env.device
         )
         self._obs: Tensor | None = None
-        """What every row shows now, the first obs of the new episode where one has finished; None: nothing started."""
+        """What every row shows now, the first obs of the new episode if one has finished; None: nothing started."""
         self._waiting = torch.zeros(env.num_envs, dtype=torch.bool, device=env.device)
         """Rows that have finished and were not reset since."""
         self._stale = self._waiting.clone()

@@ -3,30 +3,111 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor, nn
 
-from mru_rl.envs.base import NonFiniteError
+from mru_rl.agents.acting.rollout import Rollout
+from mru_rl.agents.nets.networks import PolicyOutput
+from mru_rl.envs.base import NonFiniteError, Step
+
+if TYPE_CHECKING:
+    from mru_rl.agents.acting.loop import ActingLoop
 
 STATE_BOUND = 1e6
 """A memory state larger than this has exploded: float32 is down to steps of 1/16 there, and finer writes are lost."""
 
 
 class Guard:
-    """What is done about a bad number, and how often it was.
+    """Looks for numbers that are not finite while an agent acts and learns; decides what is done, and counts.
 
-    stop: NonFiniteError is raised before any parameter has changed because of it. drop: rows of a rollout that hold one
-    are left out of learning and begin a fresh episode, gradient steps that hold one are skipped; both are counted.
+    stop: NonFiniteError is raised before any parameter has changed because of one. drop: rows of a rollout that hold one
+    are left out of learning and begin a fresh episode, gradient steps that hold one are skipped.
     """
 
-    def __init__(self, policy: Literal["stop", "drop"] = "stop") -> None:
-        self.drops = policy == "drop"
+    def __init__(self, mode: Literal["stop", "drop"] = "stop") -> None:
+        self.drops = mode == "drop"
         self.dropped_rows = self.skipped_steps = 0
         self.state_max = 0.0
         """Size of the largest number in any row's memory at the end of the last segment."""
+        self._dropped: Tensor | None = None
+        """bool [B], the rows of this segment that were dropped; None for none."""
 
-    def row(self, env_id: str, what: str, bad: Tensor, step: int) -> None:
+    def ask(self, ask: Callable[[], PolicyOutput], loop: ActingLoop, step: int) -> PolicyOutput:
+        """What the network says, once more in fresh episodes for rows where that is not finite.
+
+        Raises NonFiniteError naming a parameter, or row, step and what was lost there.
+        """
+        out = ask()
+        if all_finite(out.params):
+            return out
+        require_finite_parameters(loop.policy)
+        bad = bad_rows(out.params)
+        if bad_rows(loop.obs).any():
+            what = "observation values that are NaN or infinite"
+        else:
+            lost = "memory state" if bad_rows(out.state).any() else "outputs of the policy"
+            what = f"{lost} no longer finite, after inputs of up to {loop.obs[bad].abs().max().item():.3g},"
+        self._row(loop.env.id, what, bad, step)
+        self.drop(bad, loop)
+        out = ask()
+        if not all_finite(out.params):
+            raise NonFiniteError(
+                f"env {loop.env.id}: {what} even in a fresh episode; mend the env or scale its observations"
+            )
+        return out
+
+    def look_at(self, after: Step, loop: ActingLoop, step: int) -> tuple[Step, Tensor | None]:
+        """What the envs returned, with zeros in rows (bool [B], None for none) that are to be dropped.
+
+        Raises NonFiniteError naming row, step and quantity.
+        """
+        obs, reward, terminated, truncated, final_obs = after
+        if all_finite(reward, obs) if final_obs is obs else all_finite(reward, obs, final_obs):
+            return after, None
+        bad_obs = bad_rows(obs) | bad_rows(final_obs)
+        bad = bad_rows(reward) | bad_obs
+        what = "observation" if bad_obs.any() else "reward"
+        self._row(loop.env.id, f"{what} values that are NaN or infinite", bad, step)
+        columns = bad.unsqueeze(1)
+        blanked = Step(
+            obs.masked_fill(columns, 0.0),
+            reward.masked_fill(bad, 0.0),
+            terminated & ~bad,
+            truncated & ~bad,
+            final_obs.masked_fill(columns, 0.0),
+        )
+        return blanked, bad
+
+    def drop(self, bad: Tensor, loop: ActingLoop) -> None:
+        """Begin fresh episodes in rows (bool [B]) that are left out of this segment."""
+        self._dropped = bad if self._dropped is None else self._dropped | bad
+        fresh = loop.env.reset_rows(bad)
+        hopeless = bad_rows(fresh)
+        if hopeless.any():
+            raise NonFiniteError(
+                f"env {loop.env.id}: observation values that are NaN or infinite in row "
+                f"{int(bad.nonzero().flatten()[hopeless][0])} even at the start of a fresh episode; mend the env"
+            )
+        loop.begin_again(bad, fresh)
+
+    def finish(self, rollout: Rollout, loop: ActingLoop) -> Rollout:
+        """The rollout of a segment, rows that were dropped marked in it; the memory at its end is looked at first."""
+        sizes = loop.state.abs().amax(dim=(1, 2))
+        self.state_max = sizes.max().item()
+        if not self.state_max <= STATE_BOUND:
+            exploded = ~(sizes <= STATE_BOUND)
+            what = f"the memory state has grown to {self.state_max:.3g}, beyond {STATE_BOUND:.0e},"
+            self._row(loop.env.id, what, exploded, rollout.data.shape[1] - 1)
+            self.drop(exploded, loop)
+        if self._dropped is not None:
+            self.dropped_rows += int(self._dropped.sum())
+            rollout.data["finite_rows"] = ~self._dropped.unsqueeze(1).expand(rollout.data.batch_size)
+            self._dropped = None
+        return rollout
+
+    def _row(self, env_id: str, what: str, bad: Tensor, step: int) -> None:
         """Rows (bool [B]) where a segment's step showed a bad number. Raises NonFiniteError naming the first, unless they
         are to be dropped."""
         if not self.drops:

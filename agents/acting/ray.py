@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import pickle
 import sys
 import warnings
 from functools import partial
@@ -14,10 +15,12 @@ from torch import Tensor
 from torchrl.envs import TransformedEnv
 
 import mru_rl.envs
+from mru_rl.agents.acting.collector import Collector
 from mru_rl.agents.acting.episodes import EpisodeLog
-from mru_rl.agents.acting.loop import Rollout, RolloutSource
 from mru_rl.agents.acting.ray_session import ray_session
+from mru_rl.agents.acting.rollout import Rollout
 from mru_rl.agents.acting.torchrl import RecurrentPolicy, SegmentCollector, recurrent_env
+from mru_rl.agents.console.imports import import_modules
 from mru_rl.agents.nets.heads import ActionHead
 from mru_rl.agents.nets.networks import ActorCritic
 from mru_rl.envs.base import BatchedEnv
@@ -26,7 +29,7 @@ TRIES = 3
 """How often one collector may die over one segment before that is taken to be the segment's fault."""
 
 
-class RayCollectors(RolloutSource):
+class RayCollectors(Collector):
     """Collectors on Ray side by side, `num_collectors` of them with a CPU each, all acting with the newest weights.
 
     env is only asked for its spaces and options; every collector makes its own rows of it, on seeds of its own: those of
@@ -38,15 +41,25 @@ class RayCollectors(RolloutSource):
     """
 
     def __init__(
-        self, env: BatchedEnv, policy: ActorCritic, head: ActionHead, device: str, *,
-        num_collectors: int, segment: int, seed: int, backend: str,
-    ) -> None:  # fmt: skip
+        self,
+        env: BatchedEnv,
+        policy: ActorCritic,
+        head: ActionHead,
+        device: str,
+        *,
+        num_collectors: int,
+        segment: int,
+        seed: int,
+        backend: str,
+        imports: tuple[str, ...] = (),
+    ) -> None:
         if env.num_envs % num_collectors:
             raise ValueError(
                 f"{num_collectors} collectors cannot share {env.num_envs} envs evenly; change one of the two"
             )
         self.env, self.policy, self.head, self.device = env, policy, head, device
         self.num_collectors, self.segment, self.seed, self.backend = num_collectors, segment, seed, backend
+        self.imports = imports
         self.name = "a collector on Ray"
         self.rows = env.num_envs // num_collectors
         self.log = EpisodeLog(env.num_envs, env.success_return, torch.device(device))
@@ -82,10 +95,17 @@ class RayCollectors(RolloutSource):
             )
         places = range(self.num_collectors)
         make = partial(
-            RayCollector, [self._make_env(place) for place in places], self._policy(), collector_class=SegmentCollector,
-            collector_kwargs=[{"seed": self._seed(place) + 1} for place in places], num_collectors=self.num_collectors,
-            frames_per_batch=self.segment * self.env.num_envs, sync=True, remote_configs=_ACTOR, weight_sync_schemes={},
-        )  # fmt: skip
+            RayCollector,
+            [self._make_env(place) for place in places],
+            self._policy(),
+            collector_class=SegmentCollector,
+            collector_kwargs=[{"seed": self._seed(place) + 1} for place in places],
+            num_collectors=self.num_collectors,
+            frames_per_batch=self.segment * self.env.num_envs,
+            sync=True,
+            remote_configs=_ACTOR,
+            weight_sync_schemes={},
+        )
         try:
             return make()
         except self._ray.exceptions.RayError as error:
@@ -94,12 +114,14 @@ class RayCollectors(RolloutSource):
     def _seed(self, place: int) -> int:
         return self.seed + 10_007 * place + 100_000_007 * self._begun
 
-    def _policy(self) -> RecurrentPolicy:
-        return RecurrentPolicy(copy.deepcopy(self.policy).cpu(), self.head, torch.Generator())
+    def _policy(self) -> _SentPolicy:
+        return _SentPolicy(copy.deepcopy(self.policy).cpu(), self.head, torch.Generator(), self.imports)
 
     def _make_env(self, place: int) -> partial[TransformedEnv]:
         state = self.policy.core.initial_state(1)[0].cpu()
-        return partial(_remote_env, self.env.id, self.rows, self._seed(place), self.backend, self.env.options, state)
+        return partial(
+            _remote_env, self.env.id, self.rows, self._seed(place), self.backend, self.env.options, state, self.imports
+        )
 
     def _wait(self, place: int, reference: Any, weights: Any) -> Rollout:
         """A collector's segment; where it died over it, that of its replacement."""
@@ -161,9 +183,30 @@ _ACTOR = {"num_cpus": 1}
 """What Ray reserves for a collector."""
 
 
+class _SentPolicy(RecurrentPolicy):
+    """A RecurrentPolicy that imports modules where it is unpickled, before the network is: cells may be defined in them."""
+
+    def __init__(
+        self, policy: ActorCritic, head: ActionHead, generator: torch.Generator, imports: tuple[str, ...]
+    ) -> None:
+        super().__init__(policy, head, generator)
+        self.imports = imports
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from ray import cloudpickle  # from an extra: not there whenever this file is imported
+
+        return _arrived, (self.imports, cloudpickle.dumps((self.policy, self.head, self.generator)))
+
+
+def _arrived(imports: tuple[str, ...], parts: bytes) -> _SentPolicy:
+    import_modules(imports)
+    return _SentPolicy(*pickle.loads(parts), imports)
+
+
 def _remote_env(
-    env_id: str, rows: int, seed: int, backend: str, options: dict[str, Any], state: Tensor
+    env_id: str, rows: int, seed: int, backend: str, options: dict[str, Any], state: Tensor, imports: tuple[str, ...]
 ) -> TransformedEnv:
-    """A collector's share of the envs, made where it acts."""
+    """A collector's share of the envs, made where it acts; modules that register what it is made of are imported first."""
     torch.set_num_threads(1)
+    import_modules(imports)
     return recurrent_env(mru_rl.envs.make(env_id, rows, seed=seed, backend=backend, **options), state)

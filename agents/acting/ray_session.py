@@ -61,7 +61,7 @@ def _connect(ray: Any, processes: int) -> None:
         ray.init(address="local", num_cpus=processes, include_dashboard=False, **quiet)
         return
     try:
-        _knock(address)
+        check_reachable(address)
         ray.init(address=address, **quiet)
     except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -72,7 +72,7 @@ def _connect(ray: Any, processes: int) -> None:
         ) from None
 
 
-def _knock(address: str) -> None:
+def check_reachable(address: str) -> None:
     """Raises OSError where nothing listens at host:port, of which Ray itself makes sure for five minutes."""
     host, sign, port = address.removeprefix("ray://").rpartition(":")
     if sign and port.isdecimal():

@@ -13,8 +13,9 @@ from torch import Tensor
 from torchrl.data import Unbounded
 from torchrl.envs import Compose, InitTracker, TensorDictPrimer, TransformedEnv
 
+from mru_rl.agents.acting.collector import Collector as OurCollector
 from mru_rl.agents.acting.episodes import EpisodeLog
-from mru_rl.agents.acting.loop import Rollout, RolloutSource, make_rollout
+from mru_rl.agents.acting.rollout import Rollout, make_rollout
 from mru_rl.agents.nets.heads import ActionHead
 from mru_rl.agents.nets.networks import ActorCritic
 from mru_rl.envs import as_torchrl
@@ -74,8 +75,13 @@ class SegmentCollector(Collector):
         seed: int | None = None,
         **options: Any,
     ) -> None:
-        ours = {"total_frames": -1, "use_buffers": False, "trust_policy": True, "track_traj_ids": False,
-                "auto_register_policy_transforms": False}  # fmt: skip
+        ours = {
+            "total_frames": -1,
+            "use_buffers": False,
+            "trust_policy": True,
+            "track_traj_ids": False,
+            "auto_register_policy_transforms": False,
+        }
         super().__init__(create_env_fn, policy, **options | ours)
         if seed is not None:
             policy.generator.manual_seed(seed)
@@ -120,13 +126,21 @@ def to_rollout(data: TensorDict, start_state: Tensor, policy: ActorCritic) -> Ro
     for step in truncated.any(0).nonzero().squeeze(-1).tolist():
         final_value[:, step] = value_after(step)
     return make_rollout(
-        start_state, observation=data["observation"], is_init=data["is_init"].squeeze(-1), action=data["sample"],
-        log_prob=data["action_log_prob"], value=data["state_value"], last_value=value_after(last),
-        final_value=final_value, reward=reward, terminated=terminated, truncated=truncated,
-    )  # fmt: skip
+        start_state,
+        observation=data["observation"],
+        is_init=data["is_init"].squeeze(-1),
+        action=data["sample"],
+        action_log_prob=data["action_log_prob"],
+        state_value=data["state_value"],
+        last_value=value_after(last),
+        final_value=final_value,
+        reward=reward,
+        terminated=terminated,
+        truncated=truncated,
+    )
 
 
-class TorchRLCollector(RolloutSource):
+class TorchRLCollector(OurCollector):
     """Acts through torchrl's Collector; its rollouts are to the bit those of our own. Segments have one length.
 
     A saved state holds the env and what was counted, not torchrl's place in the running episodes: they start afresh.

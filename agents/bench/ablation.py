@@ -1,7 +1,5 @@
 """One setting of training changed at a time, on two tasks with long delays: which of them matter.
 
-    mru-rl bench settings [--core SPEC] [--arms NAME ...] [--seeds N] [--workers N] [--out DIR]
-
 Tasks: a T-maze of 500 steps (1,000,000 env steps; success) and RepeatFirstHard, 831 steps (1,500,000; return). Every arm is
 the default with one change. The table shows, per seed, where training ended and after how many env steps (thousands) it
 first passed 0.95 in success or 0.9 in return. Finished jobs are kept: the same command goes on where it stopped.
@@ -10,15 +8,15 @@ first passed 0.95 in success or 0.9 in return. Finished jobs are kept: the same 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mru_rl.agents.bench.grid import Store, report_errors, run_shown
+from mru_rl.agents.bench.grid import run_table
 from mru_rl.agents.bench.jobs import Job, Point
-from mru_rl.agents.bench.options import Parser
-from mru_rl.agents.console.errors import require
-from mru_rl.agents.records.checkpoint import write_atomically
-from mru_rl.agents.records.run import alone_in
+from mru_rl.agents.bench.options import GridOptions, command_line, read_options, require_positive
+from mru_rl.agents.console.errors import nearest, require
+from mru_rl.agents.report.tables import markdown_row
 
 ARMS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -60,52 +58,73 @@ TASKS = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options(GridOptions):
+    """Options of `mru-rl bench settings`."""
+
+    core: str = "bmru"
+    """core spec"""
+    arms: tuple[str, ...] = (*ARMS, CARRY)
+    """settings to try, by name"""
+    seeds: int = 3
+    """seeds, 0 and up"""
+    out: Path | None = None
+    """directory for results.jsonl, which keeps finished jobs, and table.md; runs/bench-settings where not given"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive(self, "seeds")
+        known = (*ARMS, CARRY)
+        for arm in self.arms:
+            require(
+                arm in known, f"{{arms}} are names of settings, {', '.join(known)}; {nearest(arm, known)}got {arm!r}"
+            )
+
+
 def main(words: list[str], name: str = "settings") -> None:
     """Entry point of `mru-rl bench settings`."""
-    parser = Parser(name, __doc__)
-    parser.add_argument("--core", default="bmru", help="core spec (default bmru)")
-    parser.add_argument("--arms", nargs="+", choices=[*ARMS, CARRY], default=[*ARMS, CARRY], metavar="NAME")
-    parser.add_argument("--seeds", type=int, default=3, help="seeds, 0 and up (default 3)")
-    parser.add_workers()
-    args = parser.parse_args(words)
-    for option in ("seeds", "workers"):
-        require(getattr(args, option) >= 1, f"--{option} must be at least 1, got {getattr(args, option)}")
-    folder = args.out or Path("runs") / "bench-settings"
-    folder.mkdir(parents=True, exist_ok=True)
-    jobs = jobs_of(args.core, args.arms, args.seeds)
-    with alone_in(folder):
-        store = Store(folder)
-        errors = run_shown(store, jobs, args.workers, args.engine)
-        table = markdown(store.of(jobs), " ".join(["mru-rl bench settings", *words]))
-        write_atomically(folder / "table.md", f"{table}\n".encode())
-    print(table)
-    report_errors(errors)
+    options = read_options(Options, words, name, __doc__)
+    run_table(
+        jobs_of(options.core, options.arms, options.seeds),
+        options.out or Path("runs") / "bench-settings",
+        options,
+        lambda results: markdown(results, command_line(name, words)),
+    )
 
 
 def jobs_of(core: str, arms: Sequence[str], seeds: int) -> list[Job]:
     """Every arm on every task and seed, evaluated as trained."""
     return [
         Job(
-            "final", "carry-bmru" if arm == CARRY else core, task.env, task.env_kwargs, place, seed, task.steps, arm,
-            ARMS.get(arm, {}), (Point(place, {}, 128),), arm,
+            "final",
+            "carry-bmru" if arm == CARRY else core,
+            task.env,
+            task.env_kwargs,
+            place,
+            seed,
+            task.steps,
+            arm,
+            ARMS.get(arm, {}),
+            (Point(place, {}, 128),),
+            arm,
         )
         for place, task in enumerate(TASKS.values())
         for seed in range(seeds)
         for arm in arms
-    ]  # fmt: skip
+    ]
 
 
 def markdown(results: Sequence[dict[str, Any]], command: str) -> str:
     """A row per arm; per task where each seed ended and when it first had learned."""
     head = ["setting", *(f"{task}: {column}" for task in TASKS for column in ("end", "learned after (thousand steps)"))]
-    rows = [f"`{command}`", "", _line(head), _line(["---"] * len(head))]
+    rows = [f"`{command}`", "", markdown_row(head), markdown_row(["---"] * len(head))]
     for arm in dict.fromkeys(result["row"] for result in results):
         cells = [arm]
         for place, task in enumerate(TASKS.values()):
             mine = sorted((r for r in results if (r["row"], r["x"]) == (arm, place)), key=lambda r: r["seed"])
             cells.append(", ".join(f"{result['evaluations'][0][task.measure]:.2f}" for result in mine))
             cells.append(", ".join(_thousands(first_above(result["curve"], task)) for result in mine))
-        rows.append(_line(cells))
+        rows.append(markdown_row(cells))
     return "\n".join(rows)
 
 
@@ -117,7 +136,3 @@ def first_above(curve: Mapping[str, Sequence[float | None]], task: Task) -> int 
 
 def _thousands(steps: int | None) -> str:
     return "never" if steps is None else f"{steps / 1000:,.0f}"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"

@@ -1,7 +1,5 @@
 """Speed of collecting: our own acting loop, torchrl's Collector and collectors on Ray, from one run on one machine.
 
-    mru-rl bench collectors [--collectors N ...] [--segments K] [--out DIR]
-
 Env steps per second of policy and envs together, nothing learned: bmru+mingru of width and state 64, 64 envs x 128 steps
 a segment, one thread a process. A batched env steps all rows at once; gymnasium's CartPole steps them one by one, as any
 env without a port does. Each is timed three times in turns, and the fastest counts. On Ray the weights are sent before
@@ -14,14 +12,16 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 
 import torch
 
-from mru_rl.agents.acting.loop import RolloutSource
+from mru_rl.agents.acting.collector import Collector
 from mru_rl.agents.acting.ray_session import ray_session
 from mru_rl.agents.algorithms import make_trainer
-from mru_rl.agents.bench.options import Parser
+from mru_rl.agents.bench.options import TimingOptions, command_line, read_options, require_positive
 from mru_rl.agents.console.errors import require
 from mru_rl.agents.ppo.config import PPOConfig
 from mru_rl.agents.records.checkpoint import write_atomically
@@ -34,7 +34,7 @@ ENVS = {
 NUM_ENVS, SEGMENT, WIDTH, ROUNDS = 64, 128, 64, 3
 
 
-def contenders(env: str, counts: list[int]) -> dict[str, RolloutSource]:
+def contenders(env: str, counts: list[int]) -> dict[str, Collector]:
     """What collects from an env, by name."""
     options: dict[str, dict[str, object]] = {
         "own loop": {"collector": "own"},
@@ -45,7 +45,7 @@ def contenders(env: str, counts: list[int]) -> dict[str, RolloutSource]:
     return {name: make_trainer(PPOConfig(**common, **chosen)).collector for name, chosen in options.items()}  # type: ignore[arg-type]
 
 
-def steps_per_second(collector: RolloutSource, segments: int) -> float:
+def steps_per_second(collector: Collector, segments: int) -> float:
     """Env steps per second over some segments."""
     started = time.perf_counter()
     for _ in range(segments):
@@ -66,7 +66,7 @@ def measure(env: str, counts: list[int], segments: int) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def _closed(collectors: dict[str, RolloutSource]) -> Iterator[dict[str, RolloutSource]]:
+def _closed(collectors: dict[str, Collector]) -> Iterator[dict[str, Collector]]:
     try:
         yield collectors
     finally:
@@ -84,36 +84,52 @@ def table(speeds: dict[str, dict[str, float]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options(TimingOptions):
+    """Options of `mru-rl bench collectors`."""
+
+    collectors: tuple[int, ...] = (1, 2)
+    """how many collect on Ray, one measurement each"""
+    segments: int = 20
+    """segments per measurement"""
+    out: Path | None = None
+    """directory for collectors.json and collectors.md; nothing is written without it"""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "segments")
+        for count in self.collectors:
+            require(
+                count >= 1 and NUM_ENVS % count == 0,
+                f"{{collectors}} must be numbers that {NUM_ENVS} envs can be shared by evenly, as in 1 2 4, got {count}",
+            )
+
+
 def main(words: list[str], name: str = "collectors") -> None:
     """Entry point of `mru-rl bench collectors`."""
-    parser = Parser(name, __doc__)
-    parser.add_argument("--collectors", type=int, nargs="+", default=[1, 2], help="how many on Ray (default 1 2)")
-    parser.add_argument("--segments", type=int, default=20, help="segments per measurement (default 20)")
-    args = parser.parse_args(words)
-    require(args.segments >= 1, f"--segments must be at least 1, got {args.segments}")
-    for count in args.collectors:
-        require(
-            count >= 1 and NUM_ENVS % count == 0,
-            f"--collectors must be numbers that {NUM_ENVS} envs can be shared by evenly, as in 1 2 4, got {count}",
-        )
+    options = read_options(Options, words, name, __doc__)
+    counts = list(options.collectors)
     torch.set_num_threads(1)
     speeds: dict[str, dict[str, float]] = {}
-    with ray_session(sum(args.collectors)):
+    with ray_session(sum(counts)):
         for env in ENVS:
-            speeds[env] = measure(env, args.collectors, args.segments)
+            speeds[env] = measure(env, counts, options.segments)
             print(f"{env:30s} " + "  ".join(f"{k} {v / 1e3:,.1f}k/s" for k, v in speeds[env].items()), flush=True)
     print(table(speeds))
-    if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
         made = provenance("cpu") | {
-            "threads": 1, "segments_per_measurement": args.segments, "rounds": ROUNDS, "load_average": os.getloadavg()[0],
-        }  # fmt: skip
+            "command": command_line(name, words),
+            "threads": 1,
+            "segments_per_measurement": options.segments,
+            "rounds": ROUNDS,
+            "load_average": os.getloadavg()[0],
+        }
         made["versions"]["ray"] = metadata.version("ray")
-        write_json(args.out / "collectors.json", {"steps_per_second": speeds} | made)
+        write_json(options.out / "collectors.json", {"steps_per_second": speeds} | made)
         machine = made["machine"]
         foot = (
             f"\n`{made['command']}`, commit {made['commit']}, {machine['cpu']}, {machine['cores']} cores, one thread a process, "
             f"load average {made['load_average']:.1f}, versions {made['versions']}\n"
         )
-        write_atomically(args.out / "collectors.md", (table(speeds) + foot).encode())
-        print(f"written: {args.out / 'collectors.md'}")
+        write_atomically(options.out / "collectors.md", (table(speeds) + foot).encode())
+        print(f"written: {options.out / 'collectors.md'}")

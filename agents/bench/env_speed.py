@@ -1,7 +1,5 @@
 """Speed of stepping popgym: our batched ports against upstream, as ratios from one run on one machine.
 
-    mru-rl bench envs [--ids ID ...] [--seconds S] [--out DIR]
-
 Per id, env steps per second under random actions drawn beforehand, whole episodes with their resets inside the time:
 the port at 64, 1,024 and 4,096 envs; one bare upstream env, stepped in a plain loop; and gymnasium's SyncVectorEnv of
 64 upstream envs. One process, one thread. Each is timed three times in turns, and the fastest counts. The goal is 50
@@ -14,15 +12,18 @@ import itertools
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from mru_rl.agents.bench.options import Parser
+from mru_rl.agents.bench.options import TimingOptions, command_line, read_options
+from mru_rl.agents.console.errors import require
 from mru_rl.agents.records.checkpoint import write_atomically
 from mru_rl.agents.records.run import provenance, write_json
 from mru_rl.envs import list_ids, list_upstream_ids, make
-from mru_rl.envs.players.popgym import random_actions
+from mru_rl.envs.players.base import random_actions
 
 ENVS, GOAL_ENVS, VECTOR_ENVS, ROUNDS = (64, 1024, 4096), 1024, 64, 3
 CARD_GAMES = ("RepeatFirst", "RepeatPrevious", "Autoencode", "CountRecall", "HigherLower", "Concentration")
@@ -135,28 +136,45 @@ def table(speeds: dict[str, dict[str, float]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+PORTED = [id for id in list_upstream_ids() if id in list_ids()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(TimingOptions):
+    """Options of `mru-rl bench envs`."""
+
+    ids: tuple[str, ...] = ()
+    """popgym ids with a port; all of them where not given"""
+    seconds: float = 0.3
+    """time per measurement, at least one episode"""
+    out: Path | None = None
+    """directory for env_speed.json and env_speed.md; nothing is written without it"""
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.ids) - set(PORTED))
+        require(not unknown, f"there is no port of {', '.join(unknown)}; {{ids}} are {', '.join(PORTED)}")
+
+
 def main(words: list[str], name: str = "envs") -> None:
     """Entry point of `mru-rl bench envs`."""
-    parser = Parser(name, __doc__)
-    parser.add_argument("--ids", nargs="*", help="popgym ids with a port (default: all)")
-    parser.add_argument("--seconds", type=float, default=0.3, help="time per measurement, at least one episode")
-    args = parser.parse_args(words)
+    options = read_options(Options, words, name, __doc__)
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", message="Maze environments have been shown", category=DeprecationWarning)
-    ported = [id for id in list_upstream_ids() if id in list_ids()]
-    unknown = sorted(set(args.ids or []) - set(ported))
-    if unknown:
-        parser.error(f"no port of {', '.join(unknown)}; choose from {', '.join(ported)}")
     speeds: dict[str, dict[str, float]] = {}
-    for id in args.ids or ported:
-        speeds[id] = measure(id, args.seconds)
+    for id in options.ids or PORTED:
+        speeds[id] = measure(id, options.seconds)
         print(
-            f"{id:45s} " + "  ".join(f"{name} {speed / 1e3:,.0f}k/s" for name, speed in speeds[id].items()), flush=True
+            f"{id:45s} " + "  ".join(f"{case} {speed / 1e3:,.0f}k/s" for case, speed in speeds[id].items()), flush=True
         )
     print(table(speeds))
-    if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)
-        made = provenance("cpu") | {"threads": 1, "seconds_per_measurement": args.seconds, "rounds": ROUNDS}
-        write_json(args.out / "env_speed.json", {"steps_per_second": speeds} | made)
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+        made = provenance("cpu") | {
+            "command": command_line(name, words),
+            "threads": 1,
+            "seconds_per_measurement": options.seconds,
+            "rounds": ROUNDS,
+        }
+        write_json(options.out / "env_speed.json", {"steps_per_second": speeds} | made)
         foot = f"\n`{made['command']}`, commit {made['commit']}, {made['machine']['cpu']}, one thread, versions {made['versions']}\n"
-        write_atomically(args.out / "env_speed.md", (table(speeds) + foot).encode())
+        write_atomically(options.out / "env_speed.md", (table(speeds) + foot).encode())

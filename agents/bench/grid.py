@@ -7,6 +7,7 @@ provenance), running/ (runs not finished yet, taken up where a kill left them), 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -16,18 +17,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from mru_rl.agents.bench.jobs import RUNNING, Job, Point, run_job, running_dir
-from mru_rl.agents.bench.ray_tasks import do_all_on_ray, run_job_anywhere
+from mru_rl.agents.bench.options import GridOptions
+from mru_rl.agents.bench.ray_tasks import do_all_on_ray, work_anywhere
 from mru_rl.agents.bench.workers import do_all
+from mru_rl.agents.console.errors import require
 from mru_rl.agents.console.progress import duration
 from mru_rl.agents.curriculum import at_level
-from mru_rl.agents.records.run import alone_in, provenance, write_json
+from mru_rl.agents.records.checkpoint import write_atomically
+from mru_rl.agents.records.run import exclusive_lock, provenance, write_json
+from mru_rl.agents.report.data import Axis, FinishedJob, Header, to_json
 from mru_rl.agents.report.tables import write_tables
 from mru_rl.blocks.budget import count_parameters, state_size_for_parameters
 from mru_rl.blocks.core import make_core
@@ -37,11 +42,12 @@ SEARCH_SEED = 1000
 """Seeds from here on choose settings; reported seeds count from 0."""
 REFERENCE_CORE = "bmru"
 """Whose parameters all cores get with --equal parameters."""
-ENGINES: dict[str, tuple[Callable[..., Iterator[Any]], Callable[..., dict[str, Any]]]] = {
-    "processes": (do_all, run_job),
-    "ray": (do_all_on_ray, run_job_anywhere),
+Work = Callable[..., FinishedJob]
+ENGINES: dict[str, tuple[Callable[..., Iterator[Any]], Callable[[Work], Work]]] = {
+    "processes": (do_all, lambda work: work),
+    "ray": (do_all_on_ray, lambda work: partial(work_anywhere, work=work)),
 }
-"""What does jobs side by side, and what it does with each: processes here, or Ray tasks here and on other machines."""
+"""What does jobs side by side, and what it makes of the work: processes here, or Ray tasks here and on other machines."""
 
 
 @dataclass(frozen=True)
@@ -56,15 +62,15 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class Grid:
     """A question, and the grid that answers it."""
 
     name: str
     title: str
     question: str
-    measure: str
-    """success_rate, score or return_mean of an evaluation"""
-    axis: dict[str, Any]
+    measure: Literal["success_rate", "score", "return_mean"]
+    """what is compared of an evaluation"""
+    axis: Axis
     chance: float | None
     variants: tuple[Variant, ...]
     cores: tuple[str, ...]
@@ -97,28 +103,63 @@ def trials_for(horizon: int) -> list[tuple[str, dict[str, Any]]]:
     ]
 
 
-def run_benchmark(
-    benchmark: Benchmark, folder: Path, workers: int, command: str, engine: str = "processes"
-) -> list[str]:
+def run_benchmark(benchmark: Grid, folder: Path, workers: int, command: str, engine: str = "processes") -> list[str]:
     """Run what is missing of a benchmark, then write its tables; returns the errors of jobs that failed.
 
     Raises ValueError where the folder holds another benchmark or another process is at work in it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with alone_in(folder):
-        _check_name(benchmark, folder)
-        write_json(folder / "benchmark.json", header(benchmark, command))
-        store = Store(folder)
+    with opened(folder, header(benchmark, command)) as store:
         errors = run_shown(store, search_jobs(benchmark), workers, engine)
         chosen = choose(benchmark, store.results)
-        write_json(folder / "benchmark.json", header(benchmark, command) | {"chosen": chosen})
+        write_json(folder / "benchmark.json", to_json(header(benchmark, command, chosen)))
         errors += run_shown(store, final_jobs(benchmark, chosen), workers, engine)
         for path in write_tables(folder):
             print(path)
     return errors
 
 
-def search_jobs(benchmark: Benchmark) -> list[Job]:
+def run_table(
+    jobs: Sequence[Job],
+    folder: Path,
+    options: GridOptions,
+    table: Callable[[list[dict[str, Any]]], str],
+    *,
+    described: Header | None = None,
+    work: Work = run_job,
+    draw: Callable[[list[dict[str, Any]], Path], None] | None = None,
+) -> None:
+    """Do what is missing of some jobs, then write their table.md and print it; leave with status 1 where some failed.
+
+    table: the text of the table from the results. described: what benchmark.json says; it is not written where not given.
+    work: what is done with a job. draw: draws the results, where there are any, into a file of the folder.
+    """
+    with opened(folder, described, work) as store:
+        errors = run_shown(store, jobs, options.workers, options.engine)
+        results = store.of(jobs)
+        text = table(results)
+        write_atomically(folder / "table.md", f"{text}\n".encode())
+        if draw is not None and results:
+            draw(results, folder)
+    print(text)
+    report_errors(errors)
+
+
+@contextlib.contextmanager
+def opened(folder: Path, described: Header | None = None, work: Work = run_job) -> Iterator[Store]:
+    """The store of a folder, for this process alone; the folder is made where it is not there.
+
+    described: what benchmark.json is to say. Raises ValueError where the folder holds another benchmark or another process
+    is at work in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with exclusive_lock(folder):
+        if described is not None:
+            _check_name(described.benchmark, folder)
+            write_json(folder / "benchmark.json", to_json(described))
+        yield Store(folder, work)
+
+
+def search_jobs(benchmark: Grid) -> list[Job]:
     """Every trial of every core on the first variant, on seeds that are not reported."""
     if benchmark.trials < 2:
         return []
@@ -131,7 +172,7 @@ def search_jobs(benchmark: Benchmark) -> list[Job]:
     ]
 
 
-def final_jobs(benchmark: Benchmark, chosen: Mapping[str, str]) -> list[Job]:
+def final_jobs(benchmark: Grid, chosen: Mapping[str, str]) -> list[Job]:
     """Every core with its chosen setting on every variant and reported seed."""
     settings = dict(_trials(benchmark))
     return [
@@ -142,7 +183,7 @@ def final_jobs(benchmark: Benchmark, chosen: Mapping[str, str]) -> list[Job]:
     ]
 
 
-def choose(benchmark: Benchmark, results: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def choose(benchmark: Grid, results: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """The setting of each core: the best measure where it was trained, then the higher learning curve, then the order."""
     names = [name for name, _ in _trials(benchmark)]
     keys = {job.key for job in search_jobs(benchmark)}
@@ -164,24 +205,40 @@ def _height(result: Mapping[str, Any]) -> float:
     return sum(returns) / max(len(returns), 1)
 
 
-def _trials(benchmark: Benchmark) -> list[tuple[str, dict[str, Any]]]:
+def _trials(benchmark: Grid) -> list[tuple[str, dict[str, Any]]]:
     variant = benchmark.variants[0]
     with make(variant.env, 1, **at_level(variant.env_kwargs)) as env:
         return trials_for(env.horizon or 1000)[: benchmark.trials]
 
 
 def _job(
-    benchmark: Benchmark, phase: str, core: str, variant: Variant, name: str, settings: Mapping[str, Any], seed: int,
+    benchmark: Grid,
+    phase: Literal["search", "final"],
+    core: str,
+    variant: Variant,
+    name: str,
+    settings: Mapping[str, Any],
+    seed: int,
     points: tuple[Point, ...],
-) -> Job:  # fmt: skip
+) -> Job:
     size = {"hidden_size": benchmark.hidden_size, "state_size": _state_size(benchmark, core, variant)}
     return Job(
-        phase, core, variant.env, variant.env_kwargs, variant.x, seed, variant.steps, name,
-        {**size, **(benchmark.settings or {}), **settings}, points, core, benchmark.algorithm,
-    )  # fmt: skip
+        phase,
+        core,
+        variant.env,
+        variant.env_kwargs,
+        variant.x,
+        seed,
+        variant.steps,
+        name,
+        {**size, **(benchmark.settings or {}), **settings},
+        points,
+        core,
+        benchmark.algorithm,
+    )
 
 
-def _state_size(benchmark: Benchmark, core: str, variant: Variant) -> int:
+def _state_size(benchmark: Grid, core: str, variant: Variant) -> int:
     """Equal for all cores, or such that all have the parameters of REFERENCE_CORE."""
     if benchmark.equal == "state":
         return benchmark.state_size
@@ -198,10 +255,10 @@ def _state_size(benchmark: Benchmark, core: str, variant: Variant) -> int:
 class Store:
     """The finished jobs of a folder: results.jsonl, read at the start, a line added as soon as a job is done.
 
-    work: what is done with a job where it is not `run_job`; called with the job and folder=..., in a process of its own.
+    work: what is done with a job; called with the job and folder=..., in a process of its own.
     """
 
-    def __init__(self, folder: Path, work: Callable[..., dict[str, Any]] | None = None) -> None:
+    def __init__(self, folder: Path, work: Work = run_job) -> None:
         self.folder, self.file, self.work = folder, folder / "results.jsonl", work
         self.results = read_results(self.file)
 
@@ -211,9 +268,13 @@ class Store:
         return [result for result in self.results if result["key"] in keys]
 
     def run(
-        self, jobs: Sequence[Job], workers: int, tick: Callable[[list[Job]], None], say: Callable[[str], None],
+        self,
+        jobs: Sequence[Job],
+        workers: int,
+        tick: Callable[[list[Job]], None],
+        say: Callable[[str], None],
         engine: str = "processes",
-    ) -> list[str]:  # fmt: skip
+    ) -> list[str]:
         """Do the jobs that are not finished yet; returns what went wrong with those that failed.
 
         tick: called about once a second with the jobs being done; say: called with a line per finished job.
@@ -221,8 +282,8 @@ class Store:
         finished = {result["key"] for result in self.results}
         missing = [job for job in jobs if job.key not in finished]
         kept, errors, started = len(jobs) - len(missing), [], time.monotonic()
-        do, run = ENGINES[engine]
-        work = partial(self.work or run, folder=self.folder.resolve())
+        do, around = ENGINES[engine]
+        work = partial(around(self.work), folder=self.folder.resolve())
         (self.folder / RUNNING).mkdir(exist_ok=True)
         for done, (job, result, error) in enumerate(do(missing, work, workers, tick), start=1):
             head = f"[{kept + done} of {len(jobs)}] {job.label}: "
@@ -230,19 +291,20 @@ class Store:
                 errors.append(f"{job.label}: {error}")
                 say(head + f"failed, {error.strip().splitlines()[-1]}")
                 continue
-            made = provenance("cpu") | {"seed": job.seed, "machine": result.pop("machine")}
-            self._keep(result | {"provenance": made})
+            made = provenance("cpu") | {"seed": job.seed} | result.provenance
+            self._keep(dataclasses.replace(result, provenance=made))
             shutil.rmtree(running_dir(self.folder, job), ignore_errors=True)
             left = (time.monotonic() - started) / done * (len(missing) - done)
-            point = result["evaluations"][0]
-            value = point["return_mean"] if point["success_rate"] is None else point["success_rate"]
-            what = "return" if point["success_rate"] is None else "success"
-            say(head + f"{what} {value:.3f} at x={point['x']:g}, {result['seconds']:.0f} s, {duration(left)} left")
+            point = result.evaluations[0]
+            value = point.return_mean if point.success_rate is None else point.success_rate
+            what = "return" if point.success_rate is None else "success"
+            say(head + f"{what} {value:.3f} at x={point.x:g}, {result.seconds:.0f} s, {duration(left)} left")
         with contextlib.suppress(OSError):  # runs of jobs that failed are kept
             (self.folder / RUNNING).rmdir()
         return errors
 
-    def _keep(self, result: dict[str, Any]) -> None:
+    def _keep(self, finished: FinishedJob) -> None:
+        result = to_json(finished)
         with self.file.open("a") as file:
             file.write(json.dumps(result) + "\n")
             file.flush()
@@ -306,22 +368,31 @@ def read_results(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in whole.splitlines()]
 
 
-def _check_name(benchmark: Benchmark, folder: Path) -> None:
+def _check_name(name: str, folder: Path) -> None:
     """A folder keeps one benchmark, whose cores and seeds may grow."""
     path = folder / "benchmark.json"
-    name = json.loads(path.read_text())["benchmark"] if path.is_file() else benchmark.name
-    if name != benchmark.name:
-        raise ValueError(f"{folder} holds the benchmark {name!r}, not {benchmark.name!r}; give another --out")
+    there = json.loads(path.read_text())["benchmark"] if path.is_file() else name
+    require(there == name, f"{folder} holds the benchmark {there!r}, not {name!r}; give another {{out}}")
 
 
-def header(benchmark: Benchmark, command: str) -> dict[str, Any]:
-    """What benchmark.json says of a benchmark."""
-    return {
-        "benchmark": benchmark.name, "title": benchmark.title, "question": benchmark.question, "command": command,
-        "preset": benchmark.preset, "algorithm": benchmark.algorithm, "cores": list(benchmark.cores), "seeds": list(range(benchmark.seeds)),
-        "equal": benchmark.equal, "measure": benchmark.measure, "axis": benchmark.axis, "chance": benchmark.chance,
-        "search": {"trials": benchmark.trials, "seeds": [SEARCH_SEED + i for i in range(benchmark.search_seeds)]},
-    }  # fmt: skip
+def header(benchmark: Grid, command: str, chosen: Mapping[str, str] | None = None) -> Header:
+    """What benchmark.json says of a benchmark. chosen: the setting of each core, once the search is done."""
+    return Header(
+        benchmark=benchmark.name,
+        title=benchmark.title,
+        question=benchmark.question,
+        command=command,
+        preset=benchmark.preset,
+        algorithm=benchmark.algorithm,
+        cores=list(benchmark.cores),
+        seeds=list(range(benchmark.seeds)),
+        equal=benchmark.equal,
+        measure=benchmark.measure,
+        axis=benchmark.axis,
+        chance=benchmark.chance,
+        search={"trials": benchmark.trials, "seeds": [SEARCH_SEED + i for i in range(benchmark.search_seeds)]},
+        chosen=dict(chosen or {}),
+    )
 
 
 def report_errors(errors: Sequence[str]) -> None:

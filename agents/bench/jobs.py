@@ -7,20 +7,21 @@ import hashlib
 import json
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mru_rl.agents import training
-from mru_rl.agents.algorithms import ALGORITHMS
+from mru_rl.agents.algorithms import config_class
 from mru_rl.agents.config import TrainConfig
-from mru_rl.agents.evaluate import evaluate_run, load_config
+from mru_rl.agents.console.imports import import_modules, imported
+from mru_rl.agents.evaluate import Episodes, evaluate_run
 from mru_rl.agents.inspection.inspect_run import inspect_run
-from mru_rl.agents.records.run import Run, machine
+from mru_rl.agents.records.run import machine
+from mru_rl.agents.report.data import Evaluation, FinishedJob
+from mru_rl.agents.run import Run
+from mru_rl.agents.trainer import Trainer
 from mru_rl.blocks.budget import count_parameters
-from mru_rl.blocks.spec import parse_spec
-from mru_rl.cells.mru.base import MRU
-from mru_rl.cells.registry import get_cell
 
 EVALUATION_SEED = 1_000_003
 CURVE_POINTS = 100
@@ -42,7 +43,7 @@ class Point:
 class Job:
     """One training run and its evaluations. `key` names it by its content: a changed job is another job."""
 
-    phase: str
+    phase: Literal["search", "final"]
     core: str
     env: str
     env_kwargs: dict[str, Any]
@@ -57,12 +58,14 @@ class Job:
     row: str
     """the line of the tables it belongs to: mostly the core"""
     algorithm: str = "ppo"
+    imports: tuple[str, ...] = field(default_factory=imported)
+    """modules to import first, those that this process was asked to import where not given"""
 
     @property
     def key(self) -> str:
         content = dataclasses.asdict(self)
-        if self.algorithm == "ppo":
-            del content["algorithm"]  # results from before there were others keep their names
+        if not self.imports:
+            del content["imports"]  # whatever the job needs comes with mru_rl
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
@@ -70,11 +73,20 @@ class Job:
         return f"{self.row} {self.phase} {self.setting_name} x={self.x:g} seed {self.seed}"
 
     def config(self, run_dir: Path) -> TrainConfig:
-        """What the run is trained with."""
-        return ALGORITHMS[self.algorithm][0](
-            env=self.env, env_kwargs=self.env_kwargs, core=self.core, seed=self.seed, steps=self.steps,
-            run_dir=run_dir, device="cpu", tensorboard=False, **self.settings,
-        )  # fmt: skip
+        """What the run is trained with; the modules the job names are imported."""
+        import_modules(self.imports)
+        return config_class(self.algorithm)(
+            env=self.env,
+            env_kwargs=self.env_kwargs,
+            core=self.core,
+            seed=self.seed,
+            steps=self.steps,
+            run_dir=run_dir,
+            device="cpu",
+            tensorboard=False,
+            imports=self.imports,
+            **self.settings,
+        )
 
 
 def running_dir(folder: Path, job: Job) -> Path:
@@ -82,45 +94,81 @@ def running_dir(folder: Path, job: Job) -> Path:
     return folder / RUNNING / job.key
 
 
-def run_job(job: Job, folder: Path) -> dict[str, Any]:
-    """Do a job, or go on with one that was killed; returns its line of results.jsonl, of the provenance only the machine."""
+def run_job(job: Job, folder: Path) -> FinishedJob:
+    """Do a job, or go on with one that was killed; of the provenance only the machine is told."""
     path = running_dir(folder, job)
     if (path / "config.json").is_file():
         run = Run.open(path)
-        trainer, _ = training.resume(run, load_config(run))
+        trainer, _ = training.take_up(run, run.config)
     else:
         shutil.rmtree(path, ignore_errors=True)  # killed before its config was written
         run, trainer = training.start(job.config(path))
     training.run_to_end(run, trainer)
-    records = run.metrics()
-    picture = _picture(run, job, folder)
-    return {
-        "key": job.key, "phase": job.phase, "row": job.row, "core": job.core, "env": job.env, "env_kwargs": job.env_kwargs, "x": job.x,
-        "seed": job.seed, "steps": trainer.steps, "setting_name": job.setting_name, "settings": job.settings,
-        "parameters": count_parameters(trainer.policy.core), "state_size": trainer.policy.core.state_size,
-        "curve": _curve(records), "seconds": trainer.seconds,
-        "steps_per_second": trainer.steps / max(trainer.seconds, 1e-9),
-        "evaluations": [_evaluate(run, point) for point in job.points], "machine": machine("cpu"),
-        **({} if picture is None else {"inspect": picture}),
-    }  # fmt: skip
+    curve = _curve(run.records())
+    evaluations = [_evaluate(run, point) for point in job.points]
+    picture = _picture(run, job, folder) if trainer.policy.core.has_gates else None
+    return finished(job, trainer, curve, evaluations, inspect=picture)
 
 
-def _evaluate(run: Run, point: Point) -> dict[str, Any]:
-    found = evaluate_run(
-        run, episodes=point.episodes, env_kwargs=point.env_kwargs, seed=EVALUATION_SEED, sample=point.sample
+def finished(
+    job: Job, trainer: Trainer, curve: dict[str, list[float | None]], evaluations: list[Evaluation], **more: Any
+) -> FinishedJob:
+    """What is told of a job whose trainer has come to its end. more: further fields of FinishedJob."""
+    return FinishedJob(
+        key=job.key,
+        phase=job.phase,
+        row=job.row,
+        core=job.core,
+        env=job.env,
+        env_kwargs=job.env_kwargs,
+        x=job.x,
+        seed=job.seed,
+        steps=trainer.steps,
+        setting_name=job.setting_name,
+        settings=job.settings,
+        parameters=count_parameters(trainer.policy.core),
+        state_size=trainer.policy.core.state_size,
+        curve=curve,
+        seconds=trainer.seconds,
+        steps_per_second=trainer.steps / max(trainer.seconds, 1e-9),
+        evaluations=evaluations,
+        provenance={"machine": machine("cpu")},
+        **more,
     )
-    kept = ("return_mean", "return_ci95", "success_rate", "score", "episodes", "length_mean")
-    return {"x": point.x, "env_kwargs": point.env_kwargs} | {name: found[name] for name in kept}
+
+
+def _evaluate(run: Run, point: Point) -> Evaluation:
+    found = evaluate_run(
+        run,
+        episodes=point.episodes,
+        env_kwargs=point.env_kwargs,
+        seed=EVALUATION_SEED,
+        sample=point.sample,
+        progress=False,
+    )
+    return told(found, point, found.score)
+
+
+def told(found: Episodes, point: Point, score: float | None = None) -> Evaluation:
+    """What is told of the episodes at a point."""
+    return Evaluation(
+        env_kwargs=point.env_kwargs,
+        return_mean=found.return_mean,
+        episodes=found.episodes,
+        x=point.x,
+        return_ci95=list(found.return_ci95),
+        success_rate=found.success_rate,
+        score=score,
+        length_mean=found.length_mean,
+    )
 
 
 def _picture(run: Run, job: Job, folder: Path) -> str | None:
-    """A picture of one episode's memory for the first reported seed of cores that write; its path in the folder.
+    """A picture of one episode's memory for the first reported seed; its path in the folder.
 
     None where evaluations draw their actions: a picture shows the most likely ones.
     """
-    cells = {get_cell(name) for layer in parse_spec(job.core) for name in layer}
-    writes = any(issubclass(cell, MRU) for cell in cells)
-    if job.phase != "final" or job.seed != 0 or job.points[0].sample or not writes:
+    if job.phase != "final" or job.seed != 0 or job.points[0].sample:
         return None
     name = "inspect/" + re.sub(r"[^\w.+-]", "_", f"{job.row}-{job.x:g}.png")
     inspect_run(run, seed=EVALUATION_SEED, out=folder / name)

@@ -1,15 +1,5 @@
 """The memory benchmarks: which grids there are, and their commands.
 
-    mru-rl bench NAME [--preset smoke|small|full] [--cores SPEC ...] [--seeds N] [--equal state|parameters] [--out DIR]
-
-retention      trained on a short T-maze, walked up to 10,000 times as far
-delay          trained on long T-mazes directly, each length by itself
-rewrite        bits set and reset again and again (FlipFlop), held 10 and 100 times as long as in training
-capacity       how many bits can be recalled after a delay
-contamination  a burst of observations never seen in training, between cue and question
-count          events counted modulo 4, over 10 and 100 times as many steps
-custom         any env: --env, --env-kwargs, --steps, and --evaluate name=v1,v2,... for the points of evaluation
-
 Every core is trained under the same budget with equal state size (or equal parameters). With search, each core gets the
 same trials of learning rate, entropy and initialisation, its best one chosen on seeds that are not reported. Finished
 jobs are kept: the same command, after a kill too, goes on where it stopped.
@@ -17,21 +7,21 @@ jobs are kept: the same command, after a kill too, goes on where it stopped.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import difflib
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from mru_rl.agents.algorithms import ALGORITHMS
-from mru_rl.agents.bench.grid import Benchmark, Variant, report_errors, run_benchmark
+from mru_rl.agents.algorithms import config_class
+from mru_rl.agents.bench import command
+from mru_rl.agents.bench.grid import Grid, Variant, report_errors, run_benchmark
 from mru_rl.agents.bench.jobs import Point
-from mru_rl.agents.bench.options import Parser
-from mru_rl.agents.cli.args import read_pairs
-from mru_rl.agents.console.errors import require
+from mru_rl.agents.bench.options import GridOptions, command_line, read_options, require_positive
+from mru_rl.agents.console.errors import nearest, require
+from mru_rl.agents.console.pairs import read_pairs
 from mru_rl.agents.evaluate import episodes_for
-from mru_rl.agents.report.data import unique
+from mru_rl.agents.report.data import Axis, unique
 from mru_rl.blocks.spec import parse_spec
 
 CORES = ("bmru+mingru", "bmru", "cmru", "acmru", "mingru", "gru", "lstm", "lru", "s5", "mamba", "mlp")
@@ -48,20 +38,26 @@ def _lengths(*values: int) -> tuple[Point, ...]:
     return tuple(Point(v, {"length": v}, episodes_for(v)) for v in values)
 
 
-def retention(preset: str) -> Benchmark:
+def retention(preset: str) -> Grid:
     """Trained short, walked long."""
     length, steps = (50, 150_000) if preset == "smoke" else (100, 600_000)
     factors = (1, 10, 100, 1000) if preset == "smoke" else (1, 10, 100, 1000, 10_000)
     points = _lengths(*(length * factor for factor in factors))
     return _benchmark(
-        preset, "retention", "Retention: a cue held far beyond the trained delay",
+        preset,
+        "retention",
+        "Retention: a cue held far beyond the trained delay",
         f"An agent trained on a T-maze of {length} steps: does it still turn right after up to {length * factors[-1]:,}?",
-        "success_rate", "length", "corridor length (steps)", 0.5,
-        (Variant(length, "mru_rl/TMaze-v0", {"length": length}, steps, points),), trained=length,
-    )  # fmt: skip
+        "success_rate",
+        "length",
+        "corridor length (steps)",
+        0.5,
+        (Variant(length, "mru_rl/TMaze-v0", {"length": length}, steps, points),),
+        trained=length,
+    )
 
 
-def delay(preset: str, lengths: Sequence[int] | None = None) -> Benchmark:
+def delay(preset: str, lengths: Sequence[int] | None = None) -> Grid:
     """Trained on long delays directly; 1,000 env steps of training for every step of the corridor, and a million more."""
     usual: dict[str, Sequence[int]] = {"smoke": (100,), "small": (500,), "full": (500, 1000, 3000)}
     chosen = lengths or usual[preset]
@@ -70,30 +66,42 @@ def delay(preset: str, lengths: Sequence[int] | None = None) -> Benchmark:
         for n in chosen
     )
     made = _benchmark(
-        preset, "delay", "Delay: learning across long corridors",
+        preset,
+        "delay",
+        "Delay: learning across long corridors",
         "Trained on a T-maze of this length from the start: does the agent learn to turn right?",
-        "success_rate", "length", "corridor length, in training and evaluation (steps)", 0.5, variants,
-    )  # fmt: skip
+        "success_rate",
+        "length",
+        "corridor length, in training and evaluation (steps)",
+        0.5,
+        variants,
+    )
     return dataclasses.replace(made, trials=1)
 
 
-def rewrite(preset: str) -> Benchmark:
+def rewrite(preset: str) -> Grid:
     """Bits set and reset."""
     hold, steps = (20, 300_000) if preset == "smoke" else (200, 6_000_000)
     train = {"bits": 3, "hold": hold, "length": 5 * hold}
     points = tuple(Point(h, {"bits": 3, "hold": h, "length": 5 * h}, 64) for h in (hold, 10 * hold, 100 * hold))
     made = _benchmark(
-        preset, "rewrite", "Rewriting: bits that are set and reset again and again",
+        preset,
+        "rewrite",
+        "Rewriting: bits that are set and reset again and again",
         f"Three bits, each written anew every {hold} steps on average: are all reported right, also when writes are rarer?",
-        "score", "hold", "mean steps between two writes of a bit", 0.0,
-        (Variant(hold, "mru_rl/FlipFlop-v0", train, steps, points),), trained=hold,
-    )  # fmt: skip
+        "score",
+        "hold",
+        "mean steps between two writes of a bit",
+        0.0,
+        (Variant(hold, "mru_rl/FlipFlop-v0", train, steps, points),),
+        trained=hold,
+    )
     return dataclasses.replace(
         made, settings={"minibatches": 8}
     )  # three answers share a reward: small batches are noise
 
 
-def capacity(preset: str) -> Benchmark:
+def capacity(preset: str) -> Grid:
     """Bits recalled after a delay, trained for each number of bits."""
     sizes, steps = ((2, 4), 300_000) if preset == "smoke" else ((4, 2, 8, 16), 3_000_000)
     variants = tuple(
@@ -103,141 +111,215 @@ def capacity(preset: str) -> Benchmark:
         for b in sizes
     )
     return _benchmark(
-        preset, "capacity", "Capacity: bits recalled in order after a delay",
+        preset,
+        "capacity",
+        "Capacity: bits recalled in order after a delay",
         "So many bits shown one symbol at a time, then 50 steps of noise: how many are recalled?",
-        "score", "bits", "bits to recall", 0.0, variants,
-    )  # fmt: skip
+        "score",
+        "bits",
+        "bits to recall",
+        0.0,
+        variants,
+    )
 
 
-def contamination(preset: str) -> Benchmark:
+def contamination(preset: str) -> Grid:
     """Out-of-distribution bursts at evaluation."""
     length, steps = (50, 200_000) if preset == "smoke" else (100, 1_000_000)
     points = tuple(Point(b, {"length": 200, "burst": b}, 256) for b in (0, 1, 10, 100))
     return _benchmark(
-        preset, "contamination", "Contamination: inputs never seen in training",
+        preset,
+        "contamination",
+        "Contamination: inputs never seen in training",
         "A burst of noise ten times as large as any input, between cue and question: is the cue still known?",
-        "score", "burst", "steps of the burst", 0.0,
-        (Variant(0, "mru_rl/Contamination-v0", {"length": length}, steps, points),), trained=0,
-    )  # fmt: skip
+        "score",
+        "burst",
+        "steps of the burst",
+        0.0,
+        (Variant(0, "mru_rl/Contamination-v0", {"length": length}, steps, points),),
+        trained=0,
+    )
 
 
-def count(preset: str) -> Benchmark:
+def count(preset: str) -> Grid:
     """Counting modulo 4."""
     length, steps = (50, 300_000) if preset == "smoke" else (100, 3_000_000)
     points = tuple(Point(n, {"length": n}, 64) for n in (length, 10 * length, 100 * length))
     return _benchmark(
-        preset, "count", "Counting: events modulo 4",
+        preset,
+        "count",
+        "Counting: events modulo 4",
         "How many events so far, modulo 4, at every step: is the count kept, also over more events than in training?",
-        "score", "length", "episode length (steps)", 0.0,
-        (Variant(length, "mru_rl/EventCount-v0", {"length": length}, steps, points),), trained=length,
-    )  # fmt: skip
+        "score",
+        "length",
+        "episode length (steps)",
+        0.0,
+        (Variant(length, "mru_rl/EventCount-v0", {"length": length}, steps, points),),
+        trained=length,
+    )
 
 
 def _benchmark(
-    preset: str, name: str, title: str, question: str, measure: str, axis: str, label: str, chance: float | None,
-    variants: tuple[Variant, ...], trained: float | None = None,
-) -> Benchmark:  # fmt: skip
+    preset: str,
+    name: str,
+    title: str,
+    question: str,
+    measure: Literal["success_rate", "score", "return_mean"],
+    axis: str,
+    label: str,
+    chance: float | None,
+    variants: tuple[Variant, ...],
+    trained: float | None = None,
+) -> Grid:
     xs = [point.x for variant in variants for point in variant.points]
     log = min(xs) > 0 and max(xs) >= 10 * min(xs)
-    shown = {"name": axis, "label": label, "log": log, "trained": trained}
-    return Benchmark(name, title, question, measure, shown, chance, variants, preset=preset, **PRESETS[preset])
+    shown = Axis(axis, label, log, trained)
+    return Grid(name, title, question, measure, shown, chance, variants, preset=preset, **PRESETS[preset])
 
 
 BENCHMARKS = {
-    "retention": retention, "delay": delay, "rewrite": rewrite, "capacity": capacity, "contamination": contamination,
+    "retention": retention,
+    "delay": delay,
+    "rewrite": rewrite,
+    "capacity": capacity,
+    "contamination": contamination,
     "count": count,
-}  # fmt: skip
+}
 
 
-def custom(args: argparse.Namespace) -> Benchmark:
+@dataclass(frozen=True, kw_only=True)
+class Options(GridOptions):
+    """Options of every memory benchmark."""
+
+    preset: Literal["smoke", "small", "full"] = "smoke"
+    """size of the grid: minutes with default settings; a longer task, all cores; settings searched per core"""
+    cores: tuple[str, ...] = ()
+    """core specs; those of the preset where not given"""
+    seeds: int | None = None
+    """reported seeds, 0 and up; as many as the preset says where not given"""
+    algorithm: str = "ppo"
+    """what learns, as in `mru-rl train ALGORITHM`"""
+    trials: int | None = None
+    """settings searched per core, 1 to 5; 1 searches none; as many as the preset says where not given"""
+    equal: Literal["state", "parameters"] = "state"
+    """what all cores have alike"""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """fields of the training config for every job, as name=value"""
+    out: Path | None = None
+    """directory for results.jsonl, which keeps finished jobs, table, plot and report; runs/bench-NAME-PRESET where not given"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive(self, "seeds")
+        require(
+            self.trials is None or 1 <= self.trials <= 5, f"{{trials}} must be a number from 1 to 5, got {self.trials}"
+        )
+        for core in self.cores:
+            parse_spec(core)
+        self._check_settings()
+
+    def _check_settings(self) -> None:
+        """Raises OptionError for a setting that the algorithm's config does not have."""
+        known = [spec.name for spec in dataclasses.fields(config_class(self.algorithm))]
+        for name in self.settings:
+            require(
+                name in known,
+                f"the training config has no setting {name!r}; {nearest(name, known)}see mru-rl train {self.algorithm} --help",
+            )
+        require(
+            self.settings.get("collector") != "ray",
+            "a job of a grid has one thread and collects by itself; leave collector=ray out, and spread the jobs with "
+            "--engine ray",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DelayOptions(Options):
+    """Options of `mru-rl bench delay`."""
+
+    lengths: tuple[int, ...] = ()
+    """corridors to train on; those of the preset where not given"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CustomOptions(Options):
+    """Options of `mru-rl bench custom`."""
+
+    env: str
+    """env id"""
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    """options of the env, as name=value"""
+    steps: int = 1_000_000
+    """env steps of training"""
+    evaluate: str | None = None
+    """values of one env option to evaluate at, as NAME=V1,V2; as it is trained where not given"""
+    episodes: int = 128
+    """episodes per evaluation"""
+    measure: Literal["return_mean", "success_rate", "score"] = "return_mean"
+    """what is compared"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive(self, "steps", "episodes")
+        _, sign, values = (self.evaluate or "=v").partition("=")
+        require(
+            bool(sign and values),
+            f"{{evaluate}} is written name=v1,v2,... as in length=100,1000, got {self.evaluate!r}",
+        )
+
+
+def custom(options: CustomOptions) -> Grid:
     """Any env, evaluated as trained or at several values of one option."""
-    kwargs = read_pairs(args.env_kwargs)
-    name, sign, values = (args.evaluate or "").partition("=")
-    if args.evaluate and not (sign and values):
-        raise ValueError(f"--evaluate is written name=v1,v2,... as in length=100,1000, got {args.evaluate!r}")
+    name, _, values = (options.evaluate or "").partition("=")
     xs = [read_pairs([f"{name}={value}"])[name] for value in values.split(",")] if values else []
-    points = tuple(Point(x, {name: x}, args.episodes) for x in xs) or (Point(0, {}, args.episodes),)
-    variant = Variant(kwargs.get(name, points[0].x), args.env, kwargs, args.steps, points)
+    points = tuple(Point(x, {name: x}, options.episodes) for x in xs) or (Point(0, {}, options.episodes),)
+    trained = options.env_kwargs.get(name)
+    variant = Variant(
+        points[0].x if trained is None else trained, options.env, options.env_kwargs, options.steps, points
+    )
     made = _benchmark(
-        args.preset, "custom", f"{args.env} {' '.join(args.env_kwargs)}".strip(),
-        f"{args.steps:,} steps of training on {args.env}: what do the agents reach?",
-        args.measure, name or "id", name or "task", None, (variant,), trained=kwargs.get(name),
-    )  # fmt: skip
-    return dataclasses.replace(made, name=f"custom {args.env}")
+        options.preset,
+        "custom",
+        " ".join([options.env, *(f"{option}={value}" for option, value in options.env_kwargs.items())]),
+        f"{options.steps:,} steps of training on {options.env}: what do the agents reach?",
+        options.measure,
+        name or "id",
+        name or "task",
+        None,
+        (variant,),
+        trained=trained,
+    )
+    return dataclasses.replace(made, name=f"custom {options.env}")
 
 
 def main(words: list[str], name: str) -> None:
     """Entry point of `mru-rl bench retention` and its siblings."""
-    parser = _parser(name)
-    args = parser.parse_args(words)
-    if name == "custom":
-        benchmark = custom(args)
-    elif name == "delay":
-        benchmark = delay(args.preset, args.lengths)
+    schema = {"custom": CustomOptions, "delay": DelayOptions}.get(name, Options)
+    options: Options = read_options(schema, words, name, _about(name))
+    if isinstance(options, CustomOptions):
+        benchmark = custom(options)
+    elif isinstance(options, DelayOptions):
+        benchmark = delay(options.preset, options.lengths)
     else:
-        benchmark = BENCHMARKS[name](args.preset)
-    require(args.seeds is None or args.seeds >= 1, f"--seeds must be at least 1, got {args.seeds}")
-    require(args.workers >= 1, f"--workers must be at least 1, got {args.workers}")
-    settings = _settings(args.settings, args.algorithm)
-    if args.algorithm == "ppo":
+        benchmark = BENCHMARKS[name](options.preset)
+    settings = options.settings
+    if options.algorithm == "ppo":
         settings = {**(benchmark.settings or {}), **settings}  # what a benchmark sets suits PPO
-    changes: dict[str, Any] = {"equal": args.equal, "settings": settings, "algorithm": args.algorithm}
-    changes |= {k: v for k in ("seeds", "trials") if (v := getattr(args, k)) is not None}
-    if args.cores:
-        for core in args.cores:
-            parse_spec(core)
-        changes["cores"] = tuple(unique(args.cores))
+    changes: dict[str, Any] = {"equal": options.equal, "settings": settings, "algorithm": options.algorithm}
+    changes |= {k: v for k in ("seeds", "trials") if (v := getattr(options, k)) is not None}
+    if options.cores:
+        changes["cores"] = tuple(unique(options.cores))
     benchmark = dataclasses.replace(benchmark, **changes)
     require(
-        args.algorithm == "ppo" or benchmark.trials == 1,
-        f"the search is over settings of ppo, such as its entropy bonus, got --algorithm {args.algorithm} with "
+        options.algorithm == "ppo" or benchmark.trials == 1,
+        f"the search is over settings of ppo, such as its entropy bonus, got --algorithm {options.algorithm} with "
         f"{benchmark.trials} trials; add --trials 1 and give settings with --settings",
     )
-    folder = args.out or Path("runs") / f"bench-{name}-{args.preset}"
-    command = " ".join(["mru-rl bench", name, *words])
-    errors = run_benchmark(benchmark, folder, args.workers, command, args.engine)
-    report_errors(errors)
+    folder = options.out or Path("runs") / f"bench-{name}-{options.preset}"
+    report_errors(run_benchmark(benchmark, folder, options.workers, command_line(name, words), options.engine))
 
 
-def _settings(words: list[str], algorithm: str) -> dict[str, Any]:
-    """Fields of the algorithm's config typed as name=value. Raises ValueError for a name that is none."""
-    settings = read_pairs(words)
-    known = [field.name for field in dataclasses.fields(ALGORITHMS[algorithm][0])]
-    for name in settings:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        require(
-            name in known, f"the training config has no setting {name!r}; {hint}see mru-rl train {algorithm} --help"
-        )
-    require(
-        settings.get("collector") != "ray",
-        "a job of a grid has one thread and collects by itself; leave collector=ray out, and spread the jobs with --engine ray",
-    )
-    return settings
-
-
-def _parser(name: str) -> Parser:
-    parser = Parser(name, __doc__)
-    parser.add_argument("--preset", choices=list(PRESETS), default="smoke", help="size of the grid (default smoke)")
-    parser.add_argument("--cores", nargs="+", metavar="SPEC", help="default: from the preset")
-    parser.add_argument("--seeds", type=int, help="reported seeds, 0 and up; default: from the preset")
-    parser.add_argument("--algorithm", choices=list(ALGORITHMS), default="ppo", help="what learns (default ppo)")
-    parser.add_argument("--trials", type=int, choices=(1, 2, 3, 4, 5), help="settings searched per core; 1: no search")
-    parser.add_argument("--equal", choices=("state", "parameters"), default="state", help="what all cores have alike")
-    parser.add_workers()
-    parser.add_argument(
-        "--settings", nargs="+", default=[], metavar="NAME=VALUE", help="fields of the training config for every job"
-    )
-    if name == "delay":
-        parser.add_argument("--lengths", nargs="+", type=int, help="corridors to train on; default: from the preset")
-    if name == "custom":
-        parser.add_argument("--env", required=True, help="env id")
-        parser.add_argument("--env-kwargs", nargs="+", default=[], metavar="NAME=VALUE", help="options of the env")
-        parser.add_argument("--steps", type=int, default=1_000_000, help="env steps of training (default 1,000,000)")
-        parser.add_argument("--evaluate", metavar="NAME=V1,V2", help="values of one option to evaluate at")
-        parser.add_argument("--episodes", type=int, default=128, help="episodes per evaluation (default 128)")
-        parser.add_argument(
-            "--measure", choices=("return_mean", "success_rate", "score"), default="return_mean",
-            help="what is compared (default return_mean)",
-        )  # fmt: skip
-    return parser
+def _about(name: str) -> str:
+    """What --help says of a benchmark."""
+    summary, common = command.BENCHMARKS[name][1], (__doc__ or "").partition("\n\n")[2]
+    return f"{summary[:1].upper()}{summary[1:]}.\n\n{common}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mru_rl.agents.acting.ray_session import ray_session
-from mru_rl.agents.bench.jobs import RUNNING, Job, run_job
+from mru_rl.agents.bench.jobs import RUNNING
 from mru_rl.agents.bench.workers import TRIES, Outcome
 
 
@@ -62,11 +62,11 @@ def _outcome(ray: Any, reference: Any, job: Any) -> Outcome:
         return Outcome(job, None, f"its process ended {TRIES} times: {reason}")
 
 
-def run_job_anywhere(job: Job, folder: Path) -> dict[str, Any]:
-    """run_job, on whatever machine. Raises ValueError on one that does not see the folder of the benchmark."""
+def work_anywhere(job: Any, folder: Path, work: Callable[..., Any]) -> Any:
+    """work(job, folder=folder), on whatever machine. Raises ValueError on one that does not see the folder."""
     if not (folder / RUNNING).is_dir():
         raise ValueError(
             f"the machine {socket.gethostname()} does not see {folder}; give --out a directory that all machines of the "
             "cluster share"
         )
-    return run_job(job, folder)
+    return work(job, folder=folder)

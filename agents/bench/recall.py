@@ -1,20 +1,15 @@
 """Which memories learn to recall the first input of a sequence, under one small budget for all.
 
-    python -m mru_rl.agents.bench.recall [--cores SPEC ...] [--length N] [--updates N] [--seeds N] [--threads N] [--out DIR]
-
 Each step shows one of four symbols, the first step a flag beside it; the answer at every step is the first symbol, as in
 POPGym's RepeatFirst. Every core has one layer, the same width and the same state size and is trained with the same
 updates; what it gets right at the last step of fresh sequences is in the table (chance: 0.25), and so is what it gets
-right at four times the length. --out writes recall.json and recall.md into DIR.
+right at four times the length.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import shlex
-import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mru_rl import list_cells, make_core
-from mru_rl.agents.bench.scan import provenance
+from mru_rl.agents.bench.options import TimingOptions, command_line, read_options, require_positive
+from mru_rl.agents.records.checkpoint import write_atomically
+from mru_rl.agents.records.run import provenance, write_json
+from mru_rl.agents.report.tables import markdown_row
+from mru_rl.blocks.spec import parse_spec
 
 SYMBOLS = 4
 WIDTH = 32  # of the core and of its state
@@ -34,36 +33,55 @@ HYBRIDS = ["bmru+mingru", "bmru+lru"]
 COLUMNS = ["core", "accuracy", "four times as long", "learned", "parameters", "state size", "seconds"]
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Train every core, print the table and, with --out, write it."""
-    parser = argparse.ArgumentParser(
-        prog="python -m mru_rl.agents.bench.recall", description=(__doc__ or "").splitlines()[0]
-    )
-    parser.add_argument("--cores", nargs="+", default=[*list_cells(), *HYBRIDS], help="core specs")
-    parser.add_argument("--length", type=int, default=50, help="steps of a sequence")
-    parser.add_argument("--updates", type=int, default=300, help="gradient steps per core")
-    parser.add_argument("--seeds", type=int, default=3, help="runs per core")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads of torch")
-    parser.add_argument("--out", type=Path, help="folder for recall.json and recall.md")
-    options = parser.parse_args(argv)
-    torch.set_num_threads(options.threads)
+@dataclass(frozen=True, kw_only=True)
+class Options(TimingOptions):
+    """Options of `mru-rl bench recall`."""
 
-    made = provenance(options.threads, "cpu") | {
-        "command": shlex.join(["python", "-m", "mru_rl.agents.bench.recall", *(sys.argv[1:] if argv is None else argv)]),
-        "length": options.length, "updates": options.updates, "seeds": options.seeds, "batch": BATCH,
-        "width": WIDTH, "learning_rate": LEARNING_RATE,
-    }  # fmt: skip
+    cores: tuple[str, ...] = (*list_cells(), *HYBRIDS)
+    """core specs"""
+    length: int = 50
+    """steps of a sequence"""
+    updates: int = 300
+    """gradient steps per core"""
+    seeds: int = 3
+    """runs per core"""
+    threads: int = 1
+    """CPU threads of torch"""
+    out: Path | None = None
+    """directory for recall.json and recall.md; nothing is written without it"""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "length", "updates", "seeds", "threads")
+        for spec in self.cores:
+            parse_spec(spec)
+
+
+def main(words: list[str], name: str = "recall") -> None:
+    """Entry point of `mru-rl bench recall`."""
+    options = read_options(Options, words, name, __doc__)
+    torch.set_num_threads(options.threads)
+    made = provenance("cpu") | {
+        "command": command_line(name, words),
+        "threads": options.threads,
+        "length": options.length,
+        "updates": options.updates,
+        "seeds": options.seeds,
+        "batch": BATCH,
+        "width": WIDTH,
+        "learning_rate": LEARNING_RATE,
+    }
     rows = []
-    print(_line(COLUMNS), _line(["---"] * len(COLUMNS)), sep="\n")
+    lines = [markdown_row(COLUMNS), markdown_row(["---"] * len(COLUMNS))]
+    print(*lines, sep="\n")
     for spec in options.cores:
         runs = [train(spec, options.length, options.updates, seed) for seed in range(options.seeds)]
         rows.append(summary(spec, runs))
-        print(_line(rows[-1]["cells"]), flush=True)
+        lines.append(markdown_row(rows[-1]["cells"]))
+        print(lines[-1], flush=True)
         if options.out:
             options.out.mkdir(parents=True, exist_ok=True)
-            (options.out / "recall.json").write_text(json.dumps({"provenance": made, "cores": rows}, indent=1) + "\n")
-            table = [COLUMNS, ["---"] * len(COLUMNS), *(row["cells"] for row in rows)]
-            (options.out / "recall.md").write_text("\n".join(map(_line, table)) + "\n")
+            write_json(options.out / "recall.json", {"provenance": made, "cores": rows})
+            write_atomically(options.out / "recall.md", ("\n".join(lines) + "\n").encode())
 
 
 def train(spec: str, length: int, updates: int, seed: int) -> dict[str, Any]:
@@ -118,15 +136,12 @@ def summary(spec: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
     mean = {key: sum(run[key] for run in runs) / len(runs) for key in ("accuracy", "accuracy_4x", "seconds")}
     learned = sum(run["accuracy"] >= LEARNED for run in runs)
     cells = [
-        f"`{spec}`", f"{mean['accuracy']:.2f}", f"{mean['accuracy_4x']:.2f}", f"{learned} of {len(runs)}",
-        str(runs[0]["parameters"]), str(runs[0]["state_size"]), f"{mean['seconds']:.0f}",
-    ]  # fmt: skip
+        f"`{spec}`",
+        f"{mean['accuracy']:.2f}",
+        f"{mean['accuracy_4x']:.2f}",
+        f"{learned} of {len(runs)}",
+        str(runs[0]["parameters"]),
+        str(runs[0]["state_size"]),
+        f"{mean['seconds']:.0f}",
+    ]
     return {"core": spec, "learned": learned, "cells": cells, "runs": runs}
-
-
-def _line(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-if __name__ == "__main__":
-    main()

@@ -1,31 +1,28 @@
 """How long and how much memory a scan takes, forward and backward, against torch.nn.GRU and torch.nn.LSTM.
 
-    python -m mru_rl.agents.bench.scan [--out DIR] [--device cpu|cuda] [--threads N] [--max-steps N] [--max-sequential-steps N]
-
 Every point runs in a process of its own, one after the other: its time is the least over some repeats, its memory the
 high-water mark above what was held after a tiny first pass (inputs, outputs and gradients included), of the process or,
 on a GPU, of torch's allocator. Every backend that runs on the device takes part, "NAME+recompute" with recompute=True.
 The RNNs get H inputs and H hidden units and learn their weights, as they do in use; backends that loop over time in
-Python, and the RNNs, stop at --max-sequential-steps. --out writes scan.json and scan.png into DIR.
+Python, and the RNNs, stop at --max-sequential-steps.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import os
-import platform
-import shlex
-import subprocess
-import sys
+import multiprocessing
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
+from mru_rl.agents.bench.options import TimingOptions, command_line, read_options, require_positive
+from mru_rl.agents.records.plots import save_atomically
+from mru_rl.agents.records.run import provenance, write_json
 from mru_rl.scan.dispatch import linear_scan, list_backends, resolve
 
 STEPS = [128, 1024, 10_000, 100_000, 1_000_000]
@@ -37,35 +34,39 @@ RESET_RATE = 0.01
 LEAST = {"seconds": 1e-6, "peak_mib": 0.1}  # below it a number says nothing; logarithms need one above 0
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Measure, print the tables and, with --out, write them."""
-    parser = argparse.ArgumentParser(
-        prog="python -m mru_rl.agents.bench.scan", description=(__doc__ or "").splitlines()[0]
-    )
-    parser.add_argument("--out", type=Path, help="folder for scan.json and scan.png")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads of torch")
-    parser.add_argument("--max-steps", type=int, default=STEPS[-1], help="longest T")
-    parser.add_argument("--max-sequential-steps", type=int, default=10_000, help="longest T of loops over time")
-    parser.add_argument("--point", help=argparse.SUPPRESS)
-    options = parser.parse_args(argv)
-    if options.point:
-        print(json.dumps(measure(**json.loads(options.point))))
-        return
+@dataclass(frozen=True, kw_only=True)
+class Options(TimingOptions):
+    """Options of `mru-rl bench scan`."""
 
-    def run(name: str, B: int, T: int, H: int, reset_rate: float = RESET_RATE) -> dict[str, Any]:
-        point = {"name": name, "B": B, "T": T, "H": H, "reset_rate": reset_rate}
+    device: Literal["cpu", "cuda"] = "cpu"
+    """where the scans and RNNs run"""
+    threads: int = 1
+    """CPU threads of torch"""
+    max_steps: int = STEPS[-1]
+    """longest T"""
+    max_sequential_steps: int = 10_000
+    """longest T of loops over time"""
+    out: Path | None = None
+    """directory for scan.json and scan.png; nothing is written without it"""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "threads", "max_steps", "max_sequential_steps")
+
+
+def main(words: list[str], name: str = "scan") -> None:
+    """Entry point of `mru-rl bench scan`."""
+    options = read_options(Options, words, name, __doc__)
+
+    def run(case: str, B: int, T: int, H: int, reset_rate: float = RESET_RATE) -> dict[str, Any]:
+        point: dict[str, Any] = {"name": case, "B": B, "T": T, "H": H, "reset_rate": reset_rate}
         point |= {"threads": options.threads, "device": options.device}
-        command = [sys.executable, "-m", "mru_rl.agents.bench.scan", "--point", json.dumps(point)]
-        return point | json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
+            return point | alone.submit(measure, **point).result()
 
-    report: dict[str, Any] = {
-        "provenance": provenance(options.threads, options.device),
-        "growth": [],
-        "wide": [],
-        "copy": [],
-    }
-    print(json.dumps(report["provenance"], indent=1))
+    device = "cpu" if options.device == "cpu" else torch.cuda.get_device_name(options.device)
+    made = {"command": command_line(name, words), "threads": options.threads, "dtype": "float32"}
+    report: dict[str, Any] = {"provenance": provenance(device) | made, "growth": [], "wide": [], "copy": []}
+    print(", ".join(f"{key} {value}" for key, value in report["provenance"].items()))
 
     backends = list_backends(options.device)
     fast = [name for backend in backends if backend != "reference" for name in (backend, f"{backend}+recompute")]
@@ -108,7 +109,7 @@ def main(argv: list[str] | None = None) -> None:
             print(line, flush=True)
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "scan.json").write_text(json.dumps(report, indent=1) + "\n")
+        write_json(options.out / "scan.json", report)
         plot(report, options.out / "scan.png")
         print(f"\nwrote {options.out / 'scan.json'} and {options.out / 'scan.png'}")
 
@@ -184,11 +185,9 @@ def slopes(points: list[dict[str, Any]], name: str) -> dict[str, float]:
 
 def plot(report: dict[str, Any], path: Path) -> None:
     """Time and memory against T, both axes logarithmic."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 5), layout="constrained")
-    FigureCanvasAgg(figure)
     made = report["provenance"]
     figure.suptitle(f"\nLinear scan and RNNs, forward + backward, B = {LONG[0]}, H = {LONG[1]}, float32")
     panels = [("seconds", "time (s)"), ("peak_mib", "peak memory (MiB)")]
@@ -201,37 +200,11 @@ def plot(report: dict[str, Any], path: Path) -> None:
         axes.set(xlabel="T (steps)", ylabel=label)
         axes.grid(alpha=0.3)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
-    machine = f"{made['cpu'] if made['device'] == 'cpu' else made['device']}, {made['threads']} threads, torch {made['torch']}, commit {made['commit'][:12]}"
-    figure.text(0.995, 0.995, machine, fontsize=7, ha="right", va="top")
-    figure.savefig(path, dpi=150)
-
-
-def provenance(threads: int, device: str) -> dict[str, Any]:
-    """What made the numbers: command, commit, versions, machine."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=False)
-    return {
-        "command": shlex.join(["python", "-m", "mru_rl.agents.bench.scan", *sys.argv[1:]]),
-        "commit": (commit.stdout.strip() if commit.returncode == 0 else "none")
-        + ("+changes" if changed.stdout else ""),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "system": platform.platform(),
-        "cpu": _cpu_model(),
-        "cores": os.cpu_count(),
-        "threads": threads,
-        "device": device if device == "cpu" else torch.cuda.get_device_name(device),
-        "dtype": "float32",
-    }
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    machine = made["machine"]
+    where = machine["cpu"] if machine["device"] == "cpu" else machine["device"]
+    versions = f"torch {made['versions']['torch']}, commit {(made['commit'] or 'none')[:12]}"
+    figure.text(0.995, 0.995, f"{where}, {made['threads']} threads, {versions}", fontsize=7, ha="right", va="top")
+    save_atomically(figure, path, dpi=150)
 
 
 def _memory(what: str, device: str) -> float:
@@ -244,7 +217,3 @@ def _memory(what: str, device: str) -> float:
         return math.nan
     field = "VmHWM" if what == "peak" else "VmRSS"
     return next((float(line.split()[1]) / 1024 for line in status if line.startswith(field)), math.nan)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,5 @@
 """Stale states in replay: how far values are off because the start state of a sequence was made by older weights.
 
-    mru-rl bench staleness [--cores SPEC ...] [--seeds N] [--steps N] [--burn-in N ...] [--workers N] [--out DIR]
-
 R2D2 is trained on popgym-RepeatFirstMedium-v0 (415 steps, the card to remember comes first) from sequences of 40 steps that
 begin in mid-episode. All along, the values of sequences in replay are computed from three start states: stored (as acting
 left it), zero, and signs (as stored, but the units of a BMRU kept as signs that take the level the unit has now); and compared
@@ -14,12 +12,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mru_rl.agents.bench.grid import Store, report_errors, run_shown
-from mru_rl.agents.bench.jobs import EVALUATION_SEED, Job, Point, running_dir
-from mru_rl.agents.bench.options import Parser
+from mru_rl.agents.bench.grid import run_table
+from mru_rl.agents.bench.jobs import EVALUATION_SEED, Job, Point, finished, running_dir, told
+from mru_rl.agents.bench.options import GridOptions, command_line, read_options, require_positive
 from mru_rl.agents.build import make_env
 from mru_rl.agents.console.errors import require
 from mru_rl.agents.evaluate import evaluate
@@ -27,12 +26,10 @@ from mru_rl.agents.r2d2.config import R2D2Config
 from mru_rl.agents.r2d2.replay import bytes_per_sequence
 from mru_rl.agents.r2d2.stale_state import STARTS, EpisodeProbe, q_difference
 from mru_rl.agents.r2d2.trainer import R2D2Trainer
-from mru_rl.agents.records.checkpoint import write_atomically
 from mru_rl.agents.records.plots import save_atomically
-from mru_rl.agents.records.run import alone_in, machine
-from mru_rl.agents.report.data import unique
+from mru_rl.agents.report.data import FinishedJob, unique
 from mru_rl.agents.report.palette import looks
-from mru_rl.blocks.budget import count_parameters
+from mru_rl.agents.report.tables import markdown_row
 
 CORES = ("gru", "lstm", "mingru", "lru", "bmru", "bmru+mingru")
 ENV = "popgym-RepeatFirstMedium-v0"
@@ -42,51 +39,65 @@ PROBED_ROWS, PROBED_EPISODES = 8, 24
 """Episodes of these rows are followed; so many were kept of them, the newest, as old as replay is long."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options(GridOptions):
+    """Options of `mru-rl bench staleness`."""
+
+    cores: tuple[str, ...] = CORES
+    """core specs"""
+    seeds: int = 3
+    """seeds, 0 and up"""
+    steps: int = 300_000
+    """env steps of training"""
+    burn_in: tuple[int, ...] = (0, 40)
+    """steps before the learned ones, each in runs of its own"""
+    out: Path | None = None
+    """directory for results.jsonl, which keeps finished jobs, table and plot; runs/bench-staleness where not given"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive(self, "seeds", "steps")
+        require(min(self.burn_in) >= 0, f"{{burn_in}} must not be negative, got {min(self.burn_in)}")
+
+
 def main(words: list[str], name: str = "staleness") -> None:
     """Entry point of `mru-rl bench staleness`."""
-    parser = Parser(name, __doc__)
-    parser.add_argument("--cores", nargs="+", default=list(CORES), metavar="SPEC")
-    parser.add_argument("--seeds", type=int, default=3, help="seeds, 0 and up (default 3)")
-    parser.add_argument("--steps", type=int, default=300_000, help="env steps of training (default 300,000)")
-    parser.add_argument(
-        "--burn-in", type=int, nargs="+", default=[0, 40], help="steps before the learned ones (default 0 40)"
+    options = read_options(Options, words, name, __doc__)
+    run_table(
+        jobs_of(unique(options.cores), unique(options.burn_in), options.seeds, options.steps),
+        options.out or Path("runs") / "bench-staleness",
+        options,
+        lambda results: markdown(results, command_line(name, words)),
+        work=run_job,
+        draw=draw,
     )
-    parser.add_argument("--workers", type=int, default=2, help="runs side by side, one thread each (default 2)")
-    args = parser.parse_args(words)
-    for option in ("seeds", "workers", "steps"):
-        require(getattr(args, option) >= 1, f"--{option} must be at least 1, got {getattr(args, option)}")
-    require(min(args.burn_in) >= 0, f"--burn-in must not be negative, got {min(args.burn_in)}")
-    folder = args.out or Path("runs") / "bench-staleness"
-    folder.mkdir(parents=True, exist_ok=True)
-    jobs = jobs_of(unique(args.cores), unique(args.burn_in), args.seeds, args.steps)
-    with alone_in(folder):
-        store = Store(folder, work=run_job)
-        errors = run_shown(store, jobs, args.workers)
-        results = store.of(jobs)
-        table = markdown(results, " ".join(["mru-rl bench staleness", *words]))
-        write_atomically(folder / "table.md", f"{table}\n".encode())
-        if results:
-            draw(results, folder / "staleness.png")
-    print(table)
-    report_errors(errors)
 
 
 def jobs_of(cores: Sequence[str], burn_ins: Sequence[int], seeds: int, steps: int) -> list[Job]:
     """Every core with every burn-in on every seed."""
     return [
         Job(
-            "final", core, ENV, {}, burn_in, seed, steps, f"burn-in {burn_in}",
+            "final",
+            core,
+            ENV,
+            {},
+            burn_in,
+            seed,
+            steps,
+            f"burn-in {burn_in}",
             {"sequence": SEQUENCE, "burn_in": burn_in, "overlap": SEQUENCE // 2, "learning_starts": 500},
-            (Point(burn_in, {}, 64),), f"{core}, burn-in {burn_in}", algorithm="r2d2",
+            (Point(burn_in, {}, 64),),
+            f"{core}, burn-in {burn_in}",
+            algorithm="r2d2",
         )
         for seed in range(seeds)
         for core in cores
         for burn_in in burn_ins
-    ]  # fmt: skip
+    ]
 
 
-def run_job(job: Job, folder: Path) -> dict[str, Any]:
-    """Train, measuring all along; the line of results.jsonl without the provenance."""
+def run_job(job: Job, folder: Path) -> FinishedJob:
+    """Train, measuring all along; of the provenance only the machine is told."""
     config = job.config(running_dir(folder, job))
     assert isinstance(config, R2D2Config)
     trainer = R2D2Trainer(config)
@@ -100,30 +111,25 @@ def run_job(job: Job, folder: Path) -> dict[str, Any]:
         if trainer.steps < due or not probe.episodes or not trainer.learner.gradient_steps:
             continue
         found = q_difference(
-            trainer.policy, list(probe.episodes),
-            burn_in=trainer.cutter.burn_in, length=trainer.cutter.length, stride=trainer.cutter.stride,
-        )  # fmt: skip
+            trainer.policy,
+            list(probe.episodes),
+            burn_in=trainer.cutter.burn_in,
+            length=trainer.cutter.length,
+            stride=trainer.cutter.stride,
+        )
         curve["steps"].append(trainer.steps)
         curve["return_mean"].append(trainer.record({}, rollout, 0.0)["return_mean"])
         for place, by_start in found._asdict().items():
             for start, value in by_start.items():
                 curve[f"{place}_{start}"].append(value)
     with make_env(trainer.config, 64, EVALUATION_SEED) as env:
-        evaluation = evaluate(trainer.policy, trainer.head, env, 64)
+        evaluation = evaluate(trainer.policy, trainer.head, env, 64, show=False)
     like = {kind: trainer.sequence_like(kind) for kind in ("floats", "signs")}
-    return {
-        "key": job.key, "phase": job.phase, "row": job.row, "core": job.core, "env": job.env, "env_kwargs": job.env_kwargs,
-        "x": job.x, "seed": job.seed, "steps": trainer.steps, "setting_name": job.setting_name, "settings": job.settings,
-        "parameters": count_parameters(trainer.policy.core), "state_size": trainer.policy.core.state_size,
-        "curve": {name: [round(value, 5) for value in column] for name, column in curve.items()},
-        "seconds": trainer.seconds, "steps_per_second": trainer.steps / max(trainer.seconds, 1e-9),
-        "bytes_per_sequence": {kind: bytes_per_sequence(one) for kind, one in like.items()},
-        "evaluations": [
-            {"x": job.x, "env_kwargs": {}, "return_mean": evaluation.return_mean,
-             "return_ci95": list(evaluation.return_ci95), "success_rate": None, "score": None, "episodes": 64}
-        ],
-        "machine": machine("cpu"),
-    }  # fmt: skip
+    rounded: dict[str, list[float | None]] = {
+        name: [round(value, 5) for value in column] for name, column in curve.items()
+    }
+    sizes = {kind: bytes_per_sequence(one) for kind, one in like.items()}
+    return finished(job, trainer, rounded, [told(evaluation, job.points[0])], bytes_per_sequence=sizes)
 
 
 def second_half(result: dict[str, Any], name: str) -> float:
@@ -154,10 +160,17 @@ def markdown(results: Sequence[dict[str, Any]], command: str) -> str:
         ]
         size = mine[0]["bytes_per_sequence"]
         lines.append(
-            [f"`{mine[0]['core']}`", str(mine[0]["x"]), *(f"{value:.3f}" for value in values), f"{returns:.2f}",
-             f"{size['floats']:,}", f"{size['signs']:,}", str(len(mine))]
-        )  # fmt: skip
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+            [
+                f"`{mine[0]['core']}`",
+                str(mine[0]["x"]),
+                *(f"{value:.3f}" for value in values),
+                f"{returns:.2f}",
+                f"{size['floats']:,}",
+                f"{size['signs']:,}",
+                str(len(mine)),
+            ]
+        )
+    table = "\n".join(map(markdown_row, lines))
     commits = ", ".join(dict.fromkeys(str(result["provenance"]["commit"]) for result in results))
     return (
         "Q difference of sequences in replay by start state, mean over the second half of training; 0 is no error.\n\n"
@@ -165,8 +178,8 @@ def markdown(results: Sequence[dict[str, Any]], command: str) -> str:
     )
 
 
-def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
-    """Q difference at the first learned step over training, by start state and burn-in."""
+def draw(results: Sequence[dict[str, Any]], folder: Path) -> None:
+    """staleness.png: Q difference at the first learned step over training, by start state and burn-in."""
     from matplotlib.figure import Figure
 
     burn_ins = sorted({result["x"] for result in results})
@@ -179,10 +192,14 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
             for core in cores:
                 for result in (r for r in results if (r["core"], r["x"]) == (core, burn_in)):
                     axis.plot(
-                        [steps / 1000 for steps in result["curve"]["steps"]], result["curve"][f"first_{start}"],
-                        color=look[core].colour, ls=look[core].dash, lw=1.2, alpha=0.8,
+                        [steps / 1000 for steps in result["curve"]["steps"]],
+                        result["curve"][f"first_{start}"],
+                        color=look[core].color,
+                        ls=look[core].dash,
+                        lw=1.2,
+                        alpha=0.8,
                         label=core if result["seed"] == 0 else None,
-                    )  # fmt: skip
+                    )
             axis.set_title(f"{start} start, burn-in {burn_in:g}", fontsize=9)
             axis.set_yscale("symlog", linthresh=0.01)
             axis.grid(alpha=0.3)
@@ -191,4 +208,4 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
         axis.set_xlabel("thousand env steps")
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(cores), frameon=False, fontsize=9)
-    save_atomically(figure, path, dpi=150)
+    save_atomically(figure, folder / "staleness.png", dpi=150)

@@ -1,4 +1,4 @@
-"""`mru-rl doctor`: what this machine has, what works on it, and what to do about what does not."""
+"""`mru-rl doctor`: what this machine has, what works on it, and how to mend what does not."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from mru_rl.scan.dispatch import BACKENDS, linear_scan, resolve
 from mru_rl.scan.ops import HAS_TRITON
 
 SELF_TEST_SECONDS = 1.0
-"""for all backends of a device together, compiling apart"""
+"""of scans, for all backends of a device together, without compiling"""
 _TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report. advice: what to do, where it is a problem; None where all is well."""
+    """One line of the report. advice: what to do about a problem; None if there is none."""
 
     name: str
     found: str
@@ -39,12 +39,12 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Everything the command prints, in its order."""
+    """Return all that the command prints, in its order."""
     return [*versions(), *devices(), *threads(), triton(), *scans(), disk(Path("runs"))]
 
 
 def versions(distribution: str = "mru_rl") -> Iterator[Finding]:
-    """What runs need, installed or not, inside the bounds of this package's requirements or not."""
+    """Yield the version of each package that runs need; missing or outside the bounds of our requirements is a problem."""
     yield Finding("python", f"{platform.python_version()} on {platform.platform()}")
     yield Finding(distribution, metadata.version(distribution))
     for text in metadata.requires(distribution) or []:
@@ -56,61 +56,66 @@ def versions(distribution: str = "mru_rl") -> Iterator[Finding]:
         except metadata.PackageNotFoundError:
             yield Finding(requirement.name, "not installed", f"pip install -c constraints.txt '{requirement}'")
             continue
+        advice = f"runs are tested with {requirement.specifier}: pip install -c constraints.txt '{requirement}'"
         known = requirement.specifier.contains(version, prereleases=True)
-        yield Finding(
-            requirement.name, version,
-            None if known else f"outside {requirement.specifier}, which runs are tested with: "
-            f"pip install -c constraints.txt '{requirement}'",
-        )  # fmt: skip
+        yield Finding(requirement.name, version, None if known else advice)
 
 
 def devices() -> Iterator[Finding]:
-    """Processor and GPUs."""
+    """Yield the processor and each GPU."""
     yield Finding("cpu", f"{cpu_name()}, {usable_cores()} of {os.cpu_count()} cores usable by this process")
     if torch.cuda.is_available():
         for i in range(torch.cuda.device_count()):
             properties = torch.cuda.get_device_properties(i)
-            yield Finding(f"cuda:{i}", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, "
-                          f"compute capability {properties.major}.{properties.minor}")  # fmt: skip
+            memory, capability = f"{properties.total_memory / 2**30:.0f} GiB", f"{properties.major}.{properties.minor}"
+            yield Finding(f"cuda:{i}", f"{properties.name}, {memory}, compute capability {capability}")
     elif Path("/proc/driver/nvidia/version").is_file():
         yield Finding(
-            "cuda", f"there is an NVIDIA driver, torch {torch.__version__} sees no GPU",
+            "cuda",
+            f"an NVIDIA driver is installed, but torch {torch.__version__} sees no GPU",
             "install a torch built for CUDA (https://pytorch.org/get-started/locally), or train with --device cpu",
-        )  # fmt: skip
+        )
     else:
         yield Finding("cuda", "no GPU; --device auto trains on the CPU")
 
 
 def threads() -> Iterator[Finding]:
-    """Thread settings, and whether the cores are free for them."""
+    """Yield the thread settings, and how busy the cores are."""
     cores = usable_cores()
     named = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     told = ", ".join(f"{name}={value or 'unset'}" for name, value in named.items())
+    used = torch.get_num_threads()
+    advice = f"{used} threads on {cores} usable cores make everything many times slower: export OMP_NUM_THREADS={cores}, or fewer"
     yield Finding(
-        "threads", f"torch {torch.get_num_threads()}, {told}; a run takes --threads (1 where not given)",
-        None if torch.get_num_threads() <= cores else f"more threads than the {cores} usable cores make everything many "
-        f"times slower: export OMP_NUM_THREADS={cores} or fewer",
-    )  # fmt: skip
+        "threads", f"torch {used}, {told}; a run uses --threads (default 1)", None if used <= cores else advice
+    )
     load = os.getloadavg()[0]
-    busy = "" if load <= cores + 0.5 else f", more than {cores} cores can do: runs end later; do not measure speed now"
+    busy = (
+        ""
+        if load <= cores + 0.5
+        else f", more than the {cores} cores can do: runs take longer; do not measure speed now"
+    )
     yield Finding("load", f"{load:.1f} over the last minute{busy}")
 
 
 def triton() -> Finding:
-    """Whether the Triton kernels run here."""
+    """Return if the Triton kernels run here, and on what."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if not HAS_TRITON:
-        slower = "pip install triton, or scans on the GPU take the slower chunked backend"
+        slower = "pip install triton; without it scans on the GPU use the slower chunked backend"
         return Finding("triton", "not installed", slower if device == "cuda" else None)
     version = metadata.version("triton")
     if not _runs("triton", device):
-        return Finding("triton", f"{version}, does not run here: it needs a GPU; the CPU has the chunked backend")
+        return Finding("triton", f"{version}, does not run here: it needs a GPU; the CPU uses the chunked backend")
     where = "on the GPU" if device == "cuda" else "in Triton's interpreter, which is slow and for tests"
     return Finding("triton", f"{version}, runs {where}")
 
 
 def scans(seconds: float = SELF_TEST_SECONDS) -> Iterator[Finding]:
-    """Every backend on every device against the definition of the scan, values and gradients, again and again for a while."""
+    """Yield for each backend and device how far its values and gradients are from the definition of the scan.
+
+    seconds: for all backends of a device together.
+    """
     for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
         able = [name for name in BACKENDS if name != "reference" and _runs(name, device)]
         for backend in able:
@@ -118,8 +123,8 @@ def scans(seconds: float = SELF_TEST_SECONDS) -> Iterator[Finding]:
 
 
 def scan(backend: str, device: str, seconds: float) -> Finding:
-    """Compare one backend with the definition on random scans, a new one each time, for so many seconds and at least once."""
-    name, advice = f"scan {backend} {device}", "train on --device cpu, and report this line with the versions above"
+    """Compare one backend with the definition on random scans, at least one and as many as `seconds` allow."""
+    name, advice = f"scan {backend} {device}", "train with --device cpu, and report this line with the versions above"
     generator = torch.Generator().manual_seed(0)
     worst, scans_done, started = 0.0, 0, time.monotonic()
     while scans_done < 1 or time.monotonic() - started < seconds:
@@ -134,7 +139,7 @@ def scan(backend: str, device: str, seconds: float) -> Finding:
 
 
 def disk(folder: Path) -> Finding:
-    """Whether runs can be written where they go by default, and how much room is left there."""
+    """Return how much room there is in the folder where runs go by default; a read-only or full disk is a problem."""
     while not folder.exists():
         folder = folder.absolute().parent
     stat = os.statvfs(folder)
@@ -143,7 +148,7 @@ def disk(folder: Path) -> Finding:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        return Finding("disk", free, f"it cannot be written ({error.strerror}): give runs a --run-dir that can")
+        return Finding("disk", free, f"it cannot be written ({error.strerror}): choose another place with --run-dir")
     scarce = stat.f_bavail * stat.f_frsize < 2**30
     return Finding(
         "disk", free, "make room: a full disk ends a run, with its last checkpoint intact" if scarce else None
@@ -151,7 +156,7 @@ def disk(folder: Path) -> Finding:
 
 
 def usable_cores() -> int:
-    """Cores this process may run on."""
+    """Return the number of cores this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -162,7 +167,7 @@ def _runs(backend: str, device: str) -> bool:
 
 
 def _random_scan(generator: torch.Generator, device: str) -> list[Tensor]:
-    """a, b, h0, is_init, restart of a scan with some resets, long enough to be cut into chunks."""
+    """Return a, b, h0, is_init and restart of a scan with some resets, long enough to be cut into chunks."""
     shape = (2, 600, 5)
     a, b, restart = (torch.randn(shape, generator=generator) for _ in range(3))
     h0, is_init = torch.randn(2, 5, generator=generator), torch.rand(2, 600, generator=generator) < 0.02
@@ -178,7 +183,7 @@ def _with_gradients(inputs: list[Tensor], backend: str) -> list[Tensor]:
 
 
 def _difference(found: list[Tensor], expected: list[Tensor]) -> float:
-    """The greatest difference, relative where numbers are above 1; infinite where one is NaN."""
+    """Return the largest difference, relative to numbers above 1; infinite if one is NaN."""
     worst = max(
         ((f - e).abs() / e.abs().clamp(min=1)).nan_to_num(nan=float("inf")).max().item()
         for f, e in zip(found, expected, strict=True)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import difflib
-import io
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from mru_rl.agents.console import signals
-from mru_rl.agents.console.streams import silence, tell, tell_error, unread
+from mru_rl.agents.console.errors import OptionError, nearest
+from mru_rl.agents.console.streams import silence, tell_error, unread
 
 _HELP = """\
 usage: mru-rl COMMAND [options]
@@ -24,13 +21,15 @@ Train and measure reinforcement-learning agents that remember.
   eval RUN      run whole episodes with a trained agent, also on a longer task: --env-kwargs length=100000
   inspect RUN   draw what the memory of a trained agent held over one episode
   report DIR    one HTML page of a benchmark or a run: tables, plots, and what made them
-  resume RUN    go on with a run that was stopped or killed
+  resume RUN    go on with a run that was stopped or killed, or train on: --steps N
+  export RUN    write a trained agent as ONNX, for programs without this library
   envs          the tasks that come with mru_rl
   cores         the memory cells, what each costs, and how to combine them
   bench NAME    measure: memory over long delays, POPGym, speed of training and of the envs
   doctor        what works on this machine, and what to do about what does not
 
-`mru-rl COMMAND --help` explains every option. A first run:
+`mru-rl COMMAND --help` explains every option. Every command takes --import MODULE, as often as needed: what the
+module registers (cells, envs, algorithms, loggers) can then be used by name. A first run:
 
   mru-rl train ppo --env mru_rl/TMaze-v0 --env-kwargs length=100 --run-dir runs/tmaze
   mru-rl eval runs/tmaze --env-kwargs length=5000
@@ -53,11 +52,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     command, *rest = words
     if command not in _COMMANDS:
-        _fail(f"there is no command {command!r}; {_nearest(command, _COMMANDS)}commands are {', '.join(_COMMANDS)}")
+        _fail(f"there is no command {command!r}; {nearest(command, _COMMANDS)}commands are {', '.join(_COMMANDS)}")
     request = signals.Request()
     try:
         with signals.raising() as request:
-            _COMMANDS[command](rest)
+            _COMMANDS[command](_without_imports(rest))
     except BrokenPipeError as error:
         if not unread(sys.stdout):
             _fail(str(error))
@@ -68,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         if os.environ.get("MRU_RL_DEBUG"):
             raise
-        _fail(str(error))
+        _fail(error.typed if isinstance(error, OptionError) else str(error))
     except (RuntimeError, MemoryError) as error:
         from mru_rl.envs.from_gymnasium.rows import EnvError
 
@@ -91,58 +90,54 @@ def _asks_for_too_much(error: Exception) -> bool:
     return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 
+def _without_imports(words: list[str]) -> list[str]:
+    """Import the modules of --import MODULE and --import=MODULE; the words without them."""
+    modules, left = [], []
+    rest = iter(words)
+    for word in rest:
+        name, sign, value = word.partition("=")
+        if name != "--import":
+            left.append(word)
+            continue
+        module = value if sign else next(rest, "")
+        if not module or module.startswith("-"):
+            _fail("--import needs the name of a module, as in --import my_cells")
+        modules.append(module)
+    if modules:
+        from mru_rl.agents.console.imports import import_modules
+
+        import_modules(modules)
+    return left
+
+
 def _train(words: list[str]) -> None:
-    from mru_rl.agents.algorithms import ALGORITHMS
+    import dataclasses
+
+    from mru_rl.agents.algorithms import config_class, list_algorithms
 
     algorithm = "ppo"
     if words and not words[0].startswith("-"):
         algorithm, *words = words
-        if algorithm not in ALGORITHMS:
+        if algorithm not in list_algorithms():
+            known = list_algorithms()
             _fail(
-                f"there is no algorithm {algorithm!r}; {_nearest(algorithm, ALGORITHMS)}algorithms are {', '.join(ALGORITHMS)}"
+                f"there is no algorithm {algorithm!r}; {nearest(algorithm, known)}algorithms are {', '.join(known)}; one of "
+                "your own is registered by a module named with --import"
             )
-    config = _parse(ALGORITHMS[algorithm][0], words, f"mru-rl train {algorithm}")
-    from mru_rl.agents import training
+    kind = config_class(algorithm)
+    config = _parse_config(kind, words, f"mru-rl train {algorithm}")
+    from mru_rl.agents.training import default_run_dir, train
 
-    run, trainer = training.start(config)
-    _announce(run, trainer)
-    _run_to_end(run, trainer)
+    train(dataclasses.replace(config, run_dir=config.run_dir or default_run_dir(config)))
 
 
 def _resume(words: list[str]) -> None:
     from mru_rl.agents.cli.args import ResumeArgs
 
     args = _parse(ResumeArgs, words, "mru-rl resume")
-    from mru_rl.agents import training
-    from mru_rl.agents.evaluate import load_config
-    from mru_rl.agents.records.run import Run
+    from mru_rl.agents.training import resume
 
-    run = Run.open(args.run)
-    trainer, lost = training.resume(run, load_config(run))
-    lines = [
-        f"resuming {run.path} at {trainer.steps:,} of {trainer.config.steps:,} steps",
-        *(f"  {what}" for what in lost),
-    ]
-    tell("\n".join(lines))
-    _run_to_end(run, trainer)
-
-
-def _run_to_end(run: Any, trainer: Any) -> None:
-    """Train to the end, or to the end of the update in progress where a signal asks for it; say how to go on."""
-    from mru_rl.agents import training
-
-    go_on = f"`mru-rl resume {run.path}` goes on"
-    try:
-        with signals.waiting() as request:
-            training.run_to_end(run, trainer, lambda: bool(request))
-    except OSError as error:
-        raise OSError(
-            f"{error}; every checkpoint there was is intact: make room or mend the directory, then {go_on}"
-        ) from error
-    if request.signum is not None:
-        done = f"stopped after {trainer.steps:,} of {trainer.config.steps:,} steps, with a checkpoint; {go_on}"
-        raise signals.Interrupted(request.signum, done)
-    _summary(run, trainer)
+    resume(args.run, steps=args.steps, learning_rate=args.learning_rate, device=args.device)
 
 
 def _eval(words: list[str]) -> None:
@@ -151,27 +146,39 @@ def _eval(words: list[str]) -> None:
     args = _parse(EvalArgs, words, "mru-rl eval")
     import json
 
-    from mru_rl.agents.evaluate import evaluate_run
-    from mru_rl.agents.records.run import Run
+    from mru_rl.agents.run import Run
 
-    result = evaluate_run(
-        Run.open(args.run), episodes=args.episodes, env_kwargs=args.env_kwargs, seed=args.seed, sample=args.sample
+    run = Run.open(args.run)
+    if args.video is not None:
+        from mru_rl.agents.video import record_video
+
+        record_video(run, args.video, env_kwargs=args.env_kwargs, seed=args.seed, checkpoint=args.checkpoint)
+    found = run.evaluate(
+        episodes=args.episodes,
+        env_kwargs=args.env_kwargs,
+        seed=args.seed,
+        sample=args.sample,
+        checkpoint=args.checkpoint,
+        device=args.device,
     )
     if args.json:
-        print(json.dumps(result))
+        print(json.dumps(found.to_json()))
         return
-    low, high = result["return_ci95"]
-    options = " ".join(f"{k}={v}" for k, v in result["env_kwargs"].items())
-    print(f"{result['env']} {options}".rstrip() + f"  {result['core']}, trained for {result['steps']:,} steps")
-    print(
-        f"  return   {result['return_mean']:.3f}  (95% interval {low:.3f} to {high:.3f}, {result['episodes']} episodes)"
-    )
-    if result["success_rate"] is not None:
-        print(f"  success  {result['success_rate']:.3f}")
-    if result["score"] is not None:
-        zero, one = result["score_scale"]
-        print(f"  score    {result['score']:.3f}  (0: {zero}, 1: {one}; see mru_rl.envs.scores)")
-    print(f"  length   {result['length_mean']:.1f} steps")
+    low, high = found.return_ci95
+    options = " ".join(f"{k}={v}" for k, v in found.env_kwargs.items())
+    lines = [
+        f"{found.env} {options}".rstrip() + f"  {found.core}, trained for {found.steps:,} steps",
+        f"  return   {found.return_mean:.3f}  (95% interval {low:.3f} to {high:.3f}, {found.episodes} episodes)",
+    ]
+    if found.success_rate is not None:
+        lines.append(f"  success  {found.success_rate:.3f}")
+    if found.score is not None and found.score_scale is not None:
+        zero, one = found.score_scale
+        lines.append(f"  score    {found.score:.3f}  (0: {zero}, 1: {one}; see mru_rl.envs.scores)")
+    lines.append(f"  length   {found.length_mean:.1f} steps")
+    if args.video is not None:
+        lines.append(f"  video    {args.video}")
+    print("\n".join(lines))
 
 
 def _inspect(words: list[str]) -> None:
@@ -179,13 +186,33 @@ def _inspect(words: list[str]) -> None:
 
     args = _parse(InspectArgs, words, "mru-rl inspect")
     from mru_rl.agents.inspection.inspect_run import inspect_run
-    from mru_rl.agents.records.run import Run
+    from mru_rl.agents.run import Run
 
     path, lines = inspect_run(
-        Run.open(args.run), number=args.episode, env_kwargs=args.env_kwargs, seed=args.seed,
-        max_steps=args.max_steps, out=args.out,
-    )  # fmt: skip
-    print("\n".join([*lines, f"  picture: {path}"]))
+        Run.open(args.run),
+        number=args.episode,
+        env_kwargs=args.env_kwargs,
+        seed=args.seed,
+        max_steps=args.max_steps,
+        out=args.out,
+        npz=args.npz,
+        checkpoint=args.checkpoint,
+        device=args.device,
+    )
+    lines += [f"  picture: {path}", *([] if args.npz is None else [f"  arrays: {args.npz}"])]
+    print("\n".join(lines))
+
+
+def _export(words: list[str]) -> None:
+    from mru_rl.agents.cli.args import ExportArgs
+
+    args = _parse(ExportArgs, words, "mru-rl export")
+    from mru_rl.agents.agent import load
+    from mru_rl.agents.export import export_onnx
+
+    out = args.out or (args.run / "agent.onnx" if args.run.is_dir() else args.run.with_suffix(".onnx"))
+    described = export_onnx(load(args.run, checkpoint=args.checkpoint, device="cpu"), out)
+    print(f"written: {out}, described in {described}")
 
 
 def _report(words: list[str]) -> None:
@@ -206,7 +233,10 @@ def _envs(words: list[str]) -> None:
     rows = [mru_rl.envs.describe(env_id) for env_id in mru_rl.envs.list_ids()]
     _table(
         ["id", "longest episode", "obs", "flat size", "actions", "task"],
-        [[r.id, f"{r.horizon:,}", r.obs, str(r.obs_size), r.action, r.summary] for r in rows],
+        [
+            [r.id, "unknown" if r.horizon is None else f"{r.horizon:,}", r.obs, str(r.obs_size), r.action, r.summary]
+            for r in rows
+        ],
     )
     print("\nAny other gymnasium id works as well, upstream POPGym's included (--backend upstream for the originals).")
 
@@ -250,71 +280,24 @@ def _doctor(words: list[str]) -> None:
         raise SystemExit(1)
 
 
-_BENCHES = {
-    "retention": ("memory", "trained on a short T-maze, walked up to 10,000 times as far"),
-    "delay": ("memory", "trained on long T-mazes directly"),
-    "rewrite": ("memory", "bits set and reset again and again"),
-    "capacity": ("memory", "how many bits can be recalled after a delay"),
-    "contamination": ("memory", "a burst of inputs never seen in training"),
-    "count": ("memory", "events counted modulo 4"),
-    "custom": ("memory", "any env, any cores, over seeds"),
-    "settings": ("ablation", "one setting of training changed at a time"),
-    "staleness": ("staleness", "how far stored states of replayed sequences are off"),
-    "popgym": ("popgym", "a quick pass over POPGym: what can be learned at all"),
-    "speed": ("training_speed", "training speed end to end, beside sb3-contrib"),
-    "envs": ("env_speed", "speed of stepping the POPGym ports, beside upstream"),
-    "collectors": ("collectors", "speed of acting: our own loop, torchrl's Collector, Ray"),
-}
-"""Name of a benchmark -> its module and what it measures."""
-
-
 def _bench(words: list[str]) -> None:
-    import importlib
+    from mru_rl.agents.bench.command import main as bench
 
-    if not words or words[0] in ("-h", "--help"):
-        print("usage: mru-rl bench NAME [options]\n")
-        for name, (_, summary) in _BENCHES.items():
-            print(f"  {name:14s} {summary}")
-        print("\n`mru-rl bench NAME --help` explains the options.")
-        return
-    name, *rest = words
-    if name not in _BENCHES:
-        _fail(f"there is no benchmark {name!r}; {_nearest(name, _BENCHES)}benchmarks are {', '.join(_BENCHES)}")
-    importlib.import_module(f"mru_rl.agents.bench.{_BENCHES[name][0]}").main(rest, name)
+    bench(words)
 
 
 _COMMANDS: dict[str, Callable[[list[str]], None]] = {
-    "train": _train, "eval": _eval, "inspect": _inspect, "report": _report, "resume": _resume, "envs": _envs,
-    "cores": _cores, "bench": _bench, "doctor": _doctor,
-}  # fmt: skip
-
-
-def _announce(run: Any, trainer: Any) -> None:
-    from mru_rl.agents.console.errors import flag
-
-    config = trainer.config
-    count = sum(p.numel() for p in trainer.policy.parameters())
-    lines = [
-        f"training {config.core} on {config.env} for {config.steps:,} steps into {run.path}",
-        f"  {count:,} parameters, {config.num_envs} envs, seed {config.seed}, {trainer.device}, {config.threads} threads",
-        *(f"  {note}" for note in trainer.notes()),
-    ]
-    for name, reason in trainer.reasons.items():
-        value = getattr(config, name)
-        lines.append(f"  {flag(name)} {f'{value:.4g}' if isinstance(value, float) else value}: {reason}")
-    tell("\n".join(lines))
-
-
-def _summary(run: Any, trainer: Any) -> None:
-    records = run.metrics()
-    last = records[-1] if records else {}
-    seconds = f"{last['seconds']:.0f} s" if "seconds" in last else "no time"
-    lines = [f"done: {trainer.steps:,} steps in {seconds}"]
-    if "return_mean" in last:
-        success = f", success {last['success_rate']:.2f}" if "success_rate" in last else ""
-        lines.append(f"  return {last['return_mean']:.3f}{success} over the last 100 episodes, exploring")
-    lines += [f"  learning curve: {run.path / 'learning_curve.png'}", f"  next: mru-rl eval {run.path}"]
-    tell("\n".join(lines))
+    "train": _train,
+    "eval": _eval,
+    "inspect": _inspect,
+    "report": _report,
+    "resume": _resume,
+    "export": _export,
+    "envs": _envs,
+    "cores": _cores,
+    "bench": _bench,
+    "doctor": _doctor,
+}
 
 
 def _table(header: list[str], rows: list[list[str]]) -> None:
@@ -332,43 +315,20 @@ def _table(header: list[str], rows: list[list[str]]) -> None:
     console.print(table)
 
 
-def _parse(schema: Any, words: list[str], prog: str) -> Any:
-    """Parse options into a dataclass; whatever is wrong ends as one line on stderr and exit status 2."""
-    import tyro
+def _parse_config(kind: Any, words: list[str], prog: str) -> Any:
+    """The config that words spell out, its fields in groups."""
+    from mru_rl.agents.cli.args import config_from, config_schema, spelled_out
 
-    from mru_rl.agents.cli.args import known_options, registry
-
-    options = known_options(schema)
-    for word in words:
-        name = word.partition("=")[0]
-        if name.startswith("--") and name.replace("_", "-") not in options:
-            _fail(f"{prog} has no option {name}; {_nearest(name, options)}see {prog} --help")
-    printed = io.StringIO()
-    if any(word in ("-h", "--help") for word in words):
-        return tyro.cli(schema, args=words, prog=prog, registry=registry)
-    try:
-        with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed):
-            return tyro.cli(schema, args=words, prog=prog, registry=registry)
-    except SystemExit:
-        _fail(_one_line(printed.getvalue()) + f"; see {prog} --help")
+    parsed = _parse(config_schema(kind), spelled_out(words, kind), prog, fields=kind)
+    return config_from(kind, parsed)
 
 
-def _one_line(box: str) -> str:
-    """The message inside tyro's error box: the text between its first two rules."""
-    lines = [line.strip("│╭╮╰╯─ ") for line in box.splitlines()]
-    sections: list[list[str]] = [[]]
-    for line in lines:
-        if line and not line.strip("-"):
-            sections.append([])
-        elif line:
-            sections[-1].append(line)
-    message = " ".join(sections[1] if len(sections) > 1 else sections[0])
-    return re.sub(r"^Error parsing \w+Config: |^Error parsing |\.$", "", message)
+def _parse(schema: Any, words: list[str], prog: str, fields: Any = None) -> Any:
+    """Options as a dataclass, with hints for the names other libraries give them."""
+    from mru_rl.agents.cli.args import hint
+    from mru_rl.agents.console.options import parse
 
-
-def _nearest(word: str, known: Any) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f"did you mean {near[0]}? " if near else ""
+    return parse(schema, words, prog, fields=fields, hint=hint)
 
 
 def _fail(message: str) -> None:

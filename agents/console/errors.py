@@ -2,13 +2,46 @@
 
 from __future__ import annotations
 
+import difflib
+import re
+from collections.abc import Iterable
+
+_FIELD = re.compile(r"\{([a-z]\w*)\}")
+
+
+class OptionError(ValueError):
+    """An option holds what it must not.
+
+    The message names options in braces, "{num_envs} must be at least 1": `str` shows them as Python's fields, `typed` as
+    the command line's flags.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+    def __str__(self) -> str:
+        return _FIELD.sub(r"\1", self.message)
+
+    @property
+    def typed(self) -> str:
+        """The message in the words of the command line: num_envs is --num-envs."""
+        return _FIELD.sub(lambda found: flag(found[1]), self.message)
+
 
 def require(holds: bool, message: str) -> None:
-    """Raise ValueError(message) unless it holds."""
+    """Raise OptionError(message), a ValueError, unless it holds."""
     if not holds:
-        raise ValueError(message)
+        raise OptionError(message)
 
 
 def flag(name: str) -> str:
     """A field's name as it is typed on the command line."""
-    return "--" + name.replace("_", "-")
+    return "--" + {"imports": "import"}.get(name, name).replace("_", "-")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """ "did you mean NAME? " for the known name nearest to a word; "" where none is near."""
+    by_lower = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(word.lower(), by_lower, n=1)
+    return f"did you mean {by_lower[near[0]]}? " if near else ""

@@ -11,14 +11,14 @@ import torch
 from mru_rl.agents.console.errors import require
 from mru_rl.agents.console.progress import Progress
 from mru_rl.agents.evaluate import ROWS, act, load_agent
-from mru_rl.agents.records.run import Run
+from mru_rl.agents.run import Run
 from mru_rl.envs import AgentInput
 from mru_rl.envs.encoding import Encoding
 
 
 @dataclass(frozen=True)
 class CellMemory:
-    """What one cell held after every step. states: float [T, units]; writes: bool [T, units], None without write gates."""
+    """What one cell held after each step. states: float [T, units]; writes: bool [T, units], None without write gates."""
 
     layer: str
     cell: str
@@ -31,15 +31,20 @@ class CellMemory:
 
     @property
     def two_valued(self) -> bool:
-        """Whether no unit ever held anything but nothing, one level and its negative, as the units of a BMRU."""
+        """True if each unit holds 0, its level or minus its level, as the units of a BMRU do."""
         level = np.abs(self.states).max(axis=0)
         return self.writes is not None and bool(((self.states == 0) | (np.abs(self.states) == level)).all())
 
 
 @dataclass(frozen=True)
 class Episode:
-    """T steps of one row. inputs: float32 [T, D], what the agent saw, `channels` naming the columns; action: [T] or
-    [T, n], as the env takes it; reward, value: [T]. finished: False where it was cut before its end."""
+    """T steps of one row of the env.
+
+    inputs             float32 [T, D], what the agent saw; `channels` names the D columns
+    action             [T] or [T, n], as the env takes it
+    reward, value      float [T]; value: the discounted return that the agent expected
+    finished           False if the episode was cut before its end
+    """
 
     env: str
     env_kwargs: dict[str, Any]
@@ -67,26 +72,39 @@ class Episode:
 
     @property
     def success(self) -> bool | None:
-        """None where the env names no success, or the episode was cut."""
+        """None if the env does not define success or the episode was cut."""
         known = self.finished and self.success_return is not None
         return self.total >= self.success_return if known else None  # type: ignore[operator]
 
 
-def record_episode(run: Run, *, number: int = 0, env_kwargs: dict[str, Any], seed: int, max_steps: int) -> Episode:
+def record_episode(
+    run: Run,
+    *,
+    number: int = 0,
+    env_kwargs: dict[str, Any],
+    seed: int,
+    max_steps: int,
+    checkpoint: str = "last",
+    device: str | None = None,
+) -> Episode:
     """Run one episode with the most likely actions and trace its memory.
 
-    It is the first episode of row `number` of the batch of 64 that `mru-rl eval` steps with the same seed and options, so
-    that what eval counted can be looked at. Cut after max_steps.
+    number: the first episode of this row of the 64 that `mru-rl eval` steps with the same seed and options, so that what
+    eval counted can be looked at. max_steps: the episode is cut after so many.
     Raises ValueError for a number outside 0..63 and for what `mru-rl eval` refuses.
     """
-    require(0 <= number < ROWS, f"--episode must lie in 0..{ROWS - 1}, the rows that `mru-rl eval` steps, got {number}")
-    config, env, head, policy, trained_steps = load_agent(run, ROWS, env_kwargs, seed)
+    require(
+        0 <= number < ROWS, f"{{episode}} must lie in 0..{ROWS - 1}, the rows that `mru-rl eval` steps, got {number}"
+    )
+    prepared = load_agent(run, ROWS, env_kwargs, seed, checkpoint=checkpoint, device=device)
+    config, env, head, policy, trained_steps = prepared
     rows, finished = [], False
     longest = min(env.horizon or max_steps, max_steps)
     with env, torch.inference_mode(), Progress(f"episode {number} of {env.id}", longest) as progress:
         for acted in act(policy, head, env):
             taken = head.to_env(acted.action)
-            rows.append([column[number] for column in (acted.obs, taken, acted.value, acted.reward)])
+            # copies: a view would keep all 64 rows of every step
+            rows.append([column[number].clone() for column in (acted.obs, taken, acted.value, acted.reward)])
             finished = bool(acted.done[number])
             if len(rows) % 1000 == 0:
                 progress.show(len(rows))
@@ -103,15 +121,25 @@ def record_episode(run: Run, *, number: int = 0, env_kwargs: dict[str, Any], see
                 CellMemory(layer, cell, _numpy(found["states"][0]), None if writes is None else _numpy(writes[0]))
             )
     return Episode(
-        env=config.env, env_kwargs=config.env_kwargs | env_kwargs, core=config.core, train_seed=config.seed,
-        trained_steps=trained_steps, number=number, inputs=_numpy(inputs), channels=channel_names(env),
-        action=_numpy(action), reward=_numpy(reward), value=_numpy(value), memory=memory, finished=finished,
+        env=config.env,
+        env_kwargs=config.env_kwargs | env_kwargs,
+        core=config.core,
+        train_seed=config.seed,
+        trained_steps=trained_steps,
+        number=number,
+        inputs=_numpy(inputs),
+        channels=channel_names(env),
+        action=_numpy(action),
+        reward=_numpy(reward),
+        value=_numpy(value),
+        memory=memory,
+        finished=finished,
         success_return=env.success_return,
-    )  # fmt: skip
+    )
 
 
 def channel_names(env: AgentInput) -> list[str]:
-    """A name for every column an agent sees."""
+    """Return a name for each column of what an agent sees."""
     names = [f"obs {i}" for i in range(env.env.obs_size)]
     if env.previous_action:
         names += [f"last action {i}" for i in range(Encoding(env.action_space, device=env.device).size)]

@@ -1,4 +1,4 @@
-"""What `mru-rl inspect` does: an episode of a run recorded, drawn and told."""
+"""What `mru-rl inspect` does: record an episode of a run, draw it, and describe it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from mru_rl.agents.console.errors import require
+from mru_rl.agents.inspection.arrays import write_arrays
 from mru_rl.agents.inspection.episode import record_episode
 from mru_rl.agents.inspection.picture import draw
 from mru_rl.agents.inspection.summary import text
-from mru_rl.agents.records.run import Run
+from mru_rl.agents.run import Run
 
 
 def inspect_run(
@@ -20,18 +21,40 @@ def inspect_run(
     seed: int,
     max_steps: int = 100_000,
     out: Path | None = None,
+    npz: Path | None = None,
+    checkpoint: str = "last",
+    device: str | None = None,
 ) -> tuple[Path, list[str]]:
-    """Draw one episode of a run into a PNG; returns its path and the lines of `summary.text`.
+    """Draw one episode of a run into a PNG; return its path and the lines of `summary.text`.
 
-    out: RUN/inspect_episode_K.png where not given. The rest is as in `record_episode`. Raises ValueError where out
-    cannot be a picture and for what `mru-rl eval` refuses.
+    number, env_kwargs, seed, max_steps: as in `record_episode`. out: the PNG; None: RUN/inspect_episode_K.png. npz: the file
+    for the arrays of the episode, named as in `arrays.arrays`; None: they are not written. Directories are made. checkpoint,
+    device: as in `Run.evaluate`.
+    Raises ValueError if a file name does not end in .png or .npz, and for what `mru-rl eval` refuses.
     """
     path = out or run.path / f"inspect_episode_{number}.png"
-    require(
-        path.suffix.lower() == ".png" and not path.is_dir(),
-        f"--out is the PNG to write, got {path}; end its name in .png",
+    _check_file("{out}", path, ".png")
+    if npz is not None:
+        _check_file("{npz}", npz, ".npz")
+    episode = record_episode(
+        run,
+        number=number,
+        env_kwargs=env_kwargs or {},
+        seed=seed,
+        max_steps=max_steps,
+        checkpoint=checkpoint,
+        device=device,
     )
-    episode = record_episode(run, number=number, env_kwargs=env_kwargs or {}, seed=seed, max_steps=max_steps)
     path.parent.mkdir(parents=True, exist_ok=True)
     draw(episode, path)
+    if npz is not None:
+        npz.parent.mkdir(parents=True, exist_ok=True)
+        write_arrays(episode, npz)
     return path, text(episode)
+
+
+def _check_file(option: str, path: Path, suffix: str) -> None:
+    require(
+        path.suffix.lower() == suffix and not path.is_dir(),
+        f"{option} takes the name of a {suffix} file, got {path}; end the name in {suffix}",
+    )

@@ -7,12 +7,13 @@ import numpy as np
 from mru_rl.agents.inspection.episode import CellMemory, Episode
 
 CLASSES = [("over half of the steps", 0.5), ("10 to 50%", 0.1), ("1 to 10%", 0.01), ("under 1%", 0.0)]
-"""Classes of units by the share of steps they write at, each with its lower bound, that itself excluded."""
-SHOWN, NAMED = 3, 12  # of the steps whose writes were kept to the end; units of each by number
+"""Classes of units by the fraction of steps they write at, each with its lower bound, which is excluded."""
+SHOWN, NAMED = 3, 12
+"""at most: steps whose writes were kept to the end; units named for each of them"""
 
 
 def headline(episode: Episode) -> str:
-    """Env, core, seed, return: what a title says."""
+    """Return the title: env, core, seed, return."""
     options = "".join(f" {name}={value}" for name, value in episode.env_kwargs.items())
     outcome = {True: ", success", False: ", no success", None: ""}[episode.success]
     cut = "" if episode.finished else f", cut after {episode.steps:,} steps"
@@ -23,7 +24,7 @@ def headline(episode: Episode) -> str:
 
 
 def text(episode: Episode) -> list[str]:
-    """Lines on the return, and per cell with write gates who wrote how often, the longest hold, and what was kept."""
+    """Return lines on the return and, for each cell with write gates, on write rates, the longest hold and what was kept."""
     lines = [headline(episode), f"  {episode.steps:,} steps"]
     for memory in episode.memory:
         if memory.writes is None:
@@ -31,12 +32,12 @@ def text(episode: Episode) -> list[str]:
         lines.append(f"  {memory.title}: {memory.writes.shape[1]} units, {memory.writes.sum():,} writes")
         lines += [f"    {line}" for line in (_classes(memory.writes), _longest_hold(memory), *_kept(memory))]
     if all(memory.writes is None for memory in episode.memory):
-        lines.append(f"  no cell of {episode.core} has write gates to count writes of")
+        lines.append(f"  no cell of {episode.core} has write gates, so there are no writes to count")
     return lines
 
 
 def write_classes(writes: np.ndarray) -> dict[str, np.ndarray]:
-    """Units of bool [T, units] by how often they wrote, the rarest last; classes without units are left out."""
+    """Sort the units of bool [T, units] by how often they wrote, the rarest last; classes without units are left out."""
     counts = writes.sum(axis=0)
     rate = counts / len(writes)
     found, upper = {}, np.inf
@@ -48,15 +49,15 @@ def write_classes(writes: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def last_write(writes: np.ndarray, before: int) -> np.ndarray:
-    """int [units]: the step of each unit's last write at a step < before; -1 where there is none."""
+    """Return the step of each unit's last write before step `before`, int [units]; -1 if there is none."""
     step = np.arange(before)[:, None]
     return np.where(writes[:before], step, -1).max(axis=0, initial=-1)
 
 
 def longest_hold(writes: np.ndarray) -> tuple[int, int, int]:
-    """(unit, step of the write, steps): the longest time from a write to the unit's next one, or to the episode's end.
+    """Return unit, step of the write, and steps of the longest time from a write to the unit's next one or the episode's end.
 
-    Raises ValueError where nothing was written.
+    Raises ValueError if nothing was written.
     """
     steps, units = writes.shape
     best = (0, 0, -1)
@@ -88,7 +89,7 @@ def _longest_hold(memory: CellMemory) -> str:
 
 
 def _kept(memory: CellMemory) -> list[str]:
-    """What the last step found in memory, by the step it was written at, the oldest first."""
+    """Return lines on what the last step found in memory, by the step it was written at, the oldest first."""
     assert memory.writes is not None
     written = last_write(memory.writes, before=len(memory.writes) - 1)
     steps = np.unique(written[written >= 0])

@@ -24,6 +24,8 @@ class Policy(nn.Module):
     """Inputs -> memory core -> heads. `actor` maps features of the core to the parameters of an action head."""
 
     actor: nn.Module
+    stochastic: bool = True
+    """Whether actions are drawn from probabilities; False where the network values them."""
 
     def __init__(self, core: MemoryCore) -> None:
         super().__init__()
@@ -76,6 +78,7 @@ class QNetwork(Policy):
     et al. 2018, arXiv:1805.11593, else h(q) = q; c is `reward_scale`. `value` is the best q itself.
     """
 
+    stochastic = False
     reward_scale: Tensor
 
     def __init__(self, core: MemoryCore, num_actions: int, *, rescaled: bool = True) -> None:

@@ -4,19 +4,42 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
-from mru_rl.agents.config import Chosen, TrainConfig, discount_for
-from mru_rl.agents.console.errors import flag, require
+from mru_rl.agents.config import Chosen, Task, TrainConfig, discount_for, values_of
+from mru_rl.agents.console.errors import require
 
 
 @dataclass(frozen=True, kw_only=True)
-class PPOConfig(TrainConfig):
+class CollectorOptions:
+    """What steps policy and envs."""
+
+    group: ClassVar[str] = "run"
+
+    collector: Literal["own", "torchrl", "ray"] = "own"
+    """what steps policy and envs: our own loop; torchrl's Collector, with the same result; or several of those side by
+    side on Ray, on the cluster that RAY_ADDRESS names, or on this machine without it (needs the extra `ray`)"""
+    num_collectors: int = 1
+    """collectors on Ray: each takes a CPU and its share of the envs"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOConfig(CollectorOptions, TrainConfig):
     """Train a memory agent with PPO (Schulman et al. 2017, arXiv:1707.06347) over whole rollout segments.
 
     A parallel scan runs over each segment when learning, one step at a time when acting. Values not given are
     chosen from the task and shown when the run starts.
+
+    >>> from mru_rl.agents import PPOConfig
+    >>> PPOConfig(env="mru_rl/TMaze-v0", env_kwargs={"length": 100}, core="bmru", steps=1_000_000).num_envs
+    64
+    >>> PPOConfig(num_envs=0)
+    Traceback (most recent call last):
+    mru_rl.agents.console.errors.OptionError: num_envs must be at least 1, got 0
     """
+
+    group: ClassVar[str] = "learning"
+    algorithm: ClassVar[str] = "ppo"
 
     segment: int | None = None
     """env steps per env between two updates; from the env's horizon where not given: it should reach from a cue to its use"""
@@ -41,69 +64,84 @@ class PPOConfig(TrainConfig):
     """weight of the value loss"""
     max_grad_norm: float = 0.5
     """gradients are scaled down to this norm"""
-    collector: Literal["own", "torchrl", "ray"] = "own"
-    """what steps policy and envs: our own loop; torchrl's Collector, with the same result; or several of those side by
-    side on Ray, on the cluster that RAY_ADDRESS names, or on this machine without it (needs the extra `ray`)"""
-    num_collectors: int = 1
-    """collectors on Ray: each takes a CPU and its share of the envs"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("epochs", "minibatches", "num_collectors"):
+        for name in ("epochs", "minibatches", "num_collectors", "segment"):
             value = getattr(self, name)
-            require(value is None or value >= 1, f"{flag(name)} must be at least 1, got {value}")
+            require(value is None or value >= 1, f"{{{name}}} must be at least 1, got {value}")
         require(
             self.num_collectors == 1 or self.collector == "ray",
-            f"only --collector ray has several collectors, got --num-collectors {self.num_collectors} and --collector "
+            f"only {{collector}} ray has several collectors, got {{num_collectors}} {self.num_collectors} and {{collector}} "
             f"{self.collector}; leave one of the two out",
         )
         require(
             self.num_envs % self.num_collectors == 0,
-            f"--num-envs must be a multiple of --num-collectors, since collectors share the envs evenly; got "
-            f"{self.num_envs} envs and {self.num_collectors} collectors: try --num-collectors "
+            f"{{num_envs}} must be a multiple of {{num_collectors}}, since collectors share the envs evenly; got "
+            f"{self.num_envs} envs and {self.num_collectors} collectors: try {{num_collectors}} "
             f"{math.gcd(self.num_envs, self.num_collectors)}",
         )
-        require(self.segment is None or self.segment >= 1, f"--segment must be at least 1, got {self.segment}")
         require(
             self.on_nonfinite == "stop" or self.collector == "own",
-            f"only --collector own can drop rows, got --on-nonfinite drop and --collector {self.collector}; leave one out",
+            f"only {{collector}} own can drop rows, got {{on_nonfinite}} drop and {{collector}} {self.collector}; leave one "
+            "out",
+        )
+        require(
+            self.collector != "ray" or isinstance(self.env, str),
+            "{collector} ray makes its envs on other machines, from an id, got an env given as an object; register it in "
+            "a module and name that with {imports}",
         )
         require(
             self.minibatches is None or self.num_envs % self.minibatches == 0,
-            f"--num-envs must be a multiple of --minibatches, since minibatches are made of whole rows; got {self.num_envs} "
-            f"envs and {self.minibatches} minibatches: try --minibatches {math.gcd(self.num_envs, self.minibatches or 1)}",
+            f"{{num_envs}} must be a multiple of {{minibatches}}, since a minibatch is made of whole rows; got "
+            f"{self.num_envs} envs and {self.minibatches} minibatches: try {{minibatches}} "
+            f"{math.gcd(self.num_envs, self.minibatches or 1)}",
         )
         for name in ("discount", "gae_lambda"):
             value = getattr(self, name)
-            require(value is None or 0 <= value <= 1, f"{flag(name)} must lie in [0, 1], got {value}")
+            require(value is None or 0 <= value <= 1, f"{{{name}}} must lie in [0, 1], got {value}")
         for name in ("learning_rate", "clip", "max_grad_norm"):
-            require(getattr(self, name) > 0, f"{flag(name)} must be positive, got {getattr(self, name)}")
+            require(getattr(self, name) > 0, f"{{{name}}} must be positive, got {getattr(self, name)}")
         for name in ("entropy", "value_coef"):
             value = getattr(self, name)
-            require(value is None or value >= 0, f"{flag(name)} must not be negative, got {value}")
+            require(value is None or value >= 0, f"{{{name}}} must not be negative, got {value}")
 
-    def _for_task(self, *, horizon: int | None, credit_horizon: int | None, open_loop: bool) -> dict[str, Chosen]:
+    def choose(self, task: Task) -> dict[str, Chosen]:
         chosen: dict[str, Chosen] = {}
-        segment = self.segment
+        segment, horizon = self.segment, task.horizon
         if segment is None:
-            if horizon is None or credit_horizon is None:
+            if horizon is None or task.credit_horizon is None:
                 segment, why = 128, "the env does not say how far a cue lies from its use"
             else:
                 episodes = max(1, -(-100 // horizon))
-                segment, why = (
-                    min(episodes * horizon, 16_384),
-                    f"{episodes} episode(s) of {horizon} steps, at most 16,384",
-                )
+                segment = min(episodes * horizon, 16_384)
+                why = f"{episodes} episode(s) of {horizon} steps, at most 16,384"
             chosen["segment"] = segment, why
         if self.minibatches is None:
             wanted = max(min(max(self.num_envs * segment // 1024, 8), self.num_envs // 2), 1)
             minibatches = next(n for n in range(wanted, 0, -1) if self.num_envs % n == 0)
             chosen["minibatches"] = minibatches, f"{self.num_envs // minibatches} rows of {segment} steps each"
         if self.discount is None:
-            chosen["discount"] = discount_for(credit_horizon)
+            chosen["discount"] = discount_for(task.credit_horizon)
         if self.entropy is None:
-            if credit_horizon is None:
+            if task.credit_horizon is None:
                 chosen["entropy"] = 0.01, "the env does not say how late rewards come"
             else:
                 chosen["entropy"] = min(0.01, 1 / (horizon or 1)), "1 / horizon, at most 0.01"
         return chosen
+
+    def _filled(self, chosen: dict[str, Any]) -> PPOConfig:
+        if type(self) is not PPOConfig:  # an algorithm derived from this one keeps its own type
+            return super()._filled(chosen)
+        return ResolvedPPOConfig(**values_of(self) | chosen)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedPPOConfig(PPOConfig):
+    """A PPOConfig in which every value is chosen."""
+
+    previous_action: bool
+    segment: int
+    discount: float
+    minibatches: int
+    entropy: float

@@ -7,15 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mru_rl.agents.acting.behavior import Sampling
+from mru_rl.agents.acting.collector import Collector
 from mru_rl.agents.acting.guards import Guard
-from mru_rl.agents.acting.loop import Collector, Rollout, RolloutSource
+from mru_rl.agents.acting.loop import ActingLoop
+from mru_rl.agents.acting.rollout import Rollout
 from mru_rl.agents.build import make_memory, pick_device
 from mru_rl.agents.nets.heads import ActionHead, action_head
 from mru_rl.agents.nets.networks import ActorCritic
-from mru_rl.agents.ppo.config import PPOConfig
+from mru_rl.agents.ppo.config import PPOConfig, ResolvedPPOConfig
 from mru_rl.agents.returns import gae
 from mru_rl.agents.trainer import Trainer
-from mru_rl.envs import AgentInput
+from mru_rl.envs.input_rules import InputRules
 
 
 class PPO:
@@ -28,20 +31,20 @@ class PPO:
     """
 
     def __init__(
-        self, policy: ActorCritic, head: ActionHead, config: PPOConfig, generator: torch.Generator,
+        self,
+        policy: ActorCritic,
+        head: ActionHead,
+        config: ResolvedPPOConfig,
+        generator: torch.Generator,
         guard: Guard | None = None,
-    ) -> None:  # fmt: skip
-        if config.discount is None or config.entropy is None or config.minibatches is None:
-            raise ValueError("discount, entropy and minibatches are not chosen yet; call config.follow_task(...) first")
+    ) -> None:
         self.policy, self.head, self.config, self.generator = policy, head, config, generator
         self.guard = guard or Guard()
-        self.discount, self.entropy, self.minibatches = config.discount, config.entropy, config.minibatches
         self.optimizer = torch.optim.Adam(policy.parameters(), lr=config.learning_rate, eps=1e-5, fused=True)
 
-    def update(self, rollout: Rollout, progress: float) -> dict[str, float]:
-        """Learn from one rollout. progress: share of the run done, in [0, 1], for the learning-rate schedule."""
+    def update(self, rollout: Rollout, learning_rate: float) -> dict[str, float]:
+        """Learn from one rollout with Adam's step size at this value."""
         config = self.config
-        learning_rate = config.learning_rate * (1 - progress if config.schedule == "linear" else 1)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         rollout = rollout.kept()
@@ -53,7 +56,7 @@ class PPO:
         totals, taken = torch.zeros(len(_LOSS_METRICS)), 0
         for _ in range(config.epochs):
             order = torch.randperm(rows, generator=self.generator).to(rollout.start_state.device)
-            for chosen in order.chunk(self.minibatches):
+            for chosen in order.chunk(config.minibatches):
                 found = self._gradient_step({k: v.index_select(0, chosen) for k, v in batch.items()})
                 if found is not None:
                     totals += found
@@ -67,9 +70,14 @@ class PPO:
         data = rollout.data
         value, after = data["state_value"], data["next"]
         advantage = gae(
-            after["reward"], value, after["state_value"], after["terminated"], after["done"],
-            gamma=self.discount, lam=self.config.gae_lambda,
-        )  # fmt: skip
+            after["reward"],
+            value,
+            after["state_value"],
+            after["terminated"],
+            after["done"],
+            gamma=self.config.discount,
+            lam=self.config.gae_lambda,
+        )
         return {
             "x": data["observation"],
             "is_init": data["is_init"],
@@ -90,7 +98,7 @@ class PPO:
         policy_loss = clipped_policy_loss(log_ratio, rows["advantage"], config.clip)
         value_loss = 0.5 * (value - rows["target"]).square().mean()
         entropy = entropy.mean()
-        loss = policy_loss + config.value_coef * value_loss - self.entropy * entropy
+        loss = policy_loss + config.value_coef * value_loss - config.entropy * entropy
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         parts = {"target": rows["target"], "advantage": rows["advantage"], "value": value, "log-probability": log_prob}
@@ -131,7 +139,7 @@ def _explained_variance(value: Tensor, target: Tensor) -> float:
 class PPOTrainer(Trainer):
     """Acting loop, actor-critic and learner of a PPO run."""
 
-    config: PPOConfig
+    config: ResolvedPPOConfig
     policy: ActorCritic
 
     def __init__(self, config: PPOConfig) -> None:
@@ -142,25 +150,32 @@ class PPOTrainer(Trainer):
         self.optimizer = self.learner.optimizer
 
     @staticmethod
-    def make_agent(config: PPOConfig, env: AgentInput) -> tuple[ActionHead, ActorCritic]:
-        head = action_head(env.action_space)
-        return head, ActorCritic(make_memory(config, env), head.num_params).to(pick_device(config.device))
+    def make_agent(config: PPOConfig, inputs: InputRules) -> tuple[ActionHead, ActorCritic]:
+        head = action_head(inputs.action_space)
+        return head, ActorCritic(make_memory(config, inputs.size), head.num_params).to(pick_device(config.device))
 
-    def _make_collector(self) -> RolloutSource:
+    def _make_collector(self) -> Collector:
         config = self.config
         if config.collector == "ray":
             from mru_rl.agents.acting.ray import RayCollectors  # torchrl's collectors take seconds to import
 
             return RayCollectors(
-                self.env, self.policy, self.head, self.device, num_collectors=config.num_collectors,
-                segment=self.segment, seed=config.seed, backend=config.backend,
-            )  # fmt: skip
+                self.env,
+                self.policy,
+                self.head,
+                self.device,
+                num_collectors=config.num_collectors,
+                segment=self.segment,
+                seed=config.seed,
+                backend=config.backend,
+                imports=config.imports,
+            )
         generator = torch.Generator(device=self.device).manual_seed(config.seed + 1)
         if config.collector == "torchrl":
             from mru_rl.agents.acting.torchrl import TorchRLCollector
 
             return TorchRLCollector(self.env, self.policy, self.head, generator, self.segment)
-        return Collector(self.env, self.policy, self.head, generator, self.guard)
+        return ActingLoop(self.env, self.policy, self.head, generator, Sampling(), self.guard)
 
     def notes(self) -> list[str]:
         config, notes = self.config, []
@@ -173,19 +188,17 @@ class PPOTrainer(Trainer):
         if learned < _FEW_ROLLOUTS:
             warm_up = ", the first of which only sets write rates" if learned < rollouts else ""
             notes.append(
-                f"--steps {config.steps:,} are {rollouts} rollout(s) of {size:,} env steps{warm_up}: few to learn from; give more "
-                "--steps, fewer --num-envs or a shorter --segment"
+                f"--steps {config.steps:,} are {rollouts} rollout(s) of {size:,} env steps{warm_up}: few to learn from; give "
+                "more --steps, fewer --num-envs or a shorter --segment"
             )
         return notes
 
     @property
     def segment(self) -> int:
-        if self.config.segment is None:
-            raise ValueError("segment is not chosen yet; call config.follow_task(...) first")
         return self.config.segment
 
-    def _learn(self, rollout: Rollout) -> dict[str, float]:
-        return self.learner.update(rollout, self.progress)
+    def learn(self, rollout: Rollout) -> dict[str, float]:
+        return self.learner.update(rollout, self.learning_rate)
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"minibatch_generator": self.learner.generator.get_state()}

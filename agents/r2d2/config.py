@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
-from mru_rl.agents.config import Chosen, TrainConfig, discount_for
-from mru_rl.agents.console.errors import flag, require
+from mru_rl.agents.config import Chosen, Task, TrainConfig, discount_for, values_of
+from mru_rl.agents.console.errors import require
 
 BATCH_STEPS = 4096
 """Steps of a batch above which it has fewer than 32 sequences: the number of gradient steps counts as well."""
@@ -21,7 +21,14 @@ class R2D2Config(TrainConfig):
     A sequence is `burn-in` steps that only bring the memory up to date, then `sequence` steps that are learned from: the
     80 of the paper do not include its 40 of burn-in here. Each part is one parallel scan. Sequences never cross episodes.
     The paper feeds the previous action and reward as well: --previous-action --previous-reward.
+
+    >>> from mru_rl.agents import R2D2Config
+    >>> R2D2Config(env="popgym-RepeatFirstEasy-v0", sequence=40, burn_in=20).warm_up
+    False
     """
+
+    group: ClassVar[str] = "learning"
+    algorithm: ClassVar[str] = "r2d2"
 
     sequence: int | None = None
     """steps of a sequence that are learned from, burn-in not included; a whole episode where the env's is at most
@@ -80,29 +87,30 @@ class R2D2Config(TrainConfig):
         super().__post_init__()
         for name in ("sequence", "n_step", "batch", "target_period", "replay_sequences", "learning_starts", "segment"):
             value = getattr(self, name)
-            require(value is None or value >= 1, f"{flag(name)} must be at least 1, got {value}")
+            require(value is None or value >= 1, f"{{{name}}} must be at least 1, got {value}")
         for name in ("burn_in", "overlap", "priority_exponent", "importance_exponent"):
             value = getattr(self, name)
-            require(value is None or value >= 0, f"{flag(name)} must not be negative, got {value}")
+            require(value is None or value >= 0, f"{{{name}}} must not be negative, got {value}")
         for name in ("learning_rate", "samples_per_insert", "max_grad_norm"):
-            require(getattr(self, name) > 0, f"{flag(name)} must be positive, got {getattr(self, name)}")
+            require(getattr(self, name) > 0, f"{{{name}}} must be positive, got {getattr(self, name)}")
         require(
             self.reward_scale is None or self.reward_scale > 0,
-            f"--reward-scale must be positive, got {self.reward_scale}",
+            f"{{reward_scale}} must be positive, got {self.reward_scale}",
         )
         for name in ("discount", "epsilon", "epsilon_least"):
             value = getattr(self, name)
-            require(value is None or 0 <= value <= 1, f"{flag(name)} must lie in [0, 1], got {value}")
+            require(value is None or 0 <= value <= 1, f"{{{name}}} must lie in [0, 1], got {value}")
         require(
             self.overlap is None or self.sequence is None or self.overlap < self.sequence,
-            f"--overlap must be less than --sequence, got {self.overlap} of {self.sequence} steps",
+            f"{{overlap}} must be less than {{sequence}}, got {self.overlap} of {self.sequence} steps",
         )
         require(
             self.learning_starts is None or self.learning_starts <= self.replay_sequences,
-            f"--learning-starts must not exceed --replay-sequences, got {self.learning_starts} and {self.replay_sequences}",
+            f"{{learning_starts}} must not exceed {{replay_sequences}}, got {self.learning_starts} and {self.replay_sequences}",
         )
 
-    def _for_task(self, *, horizon: int | None, credit_horizon: int | None, open_loop: bool) -> dict[str, Chosen]:
+    def choose(self, task: Task) -> dict[str, Chosen]:
+        horizon, credit_horizon, open_loop = task.horizon, task.credit_horizon, task.open_loop
         chosen: dict[str, Chosen] = {}
         whole = horizon is not None and horizon <= WHOLE_EPISODES
         sequence = self.sequence
@@ -142,3 +150,23 @@ class R2D2Config(TrainConfig):
             else:
                 chosen["epsilon"] = min(0.4, 4 / horizon), f"4 random actions in {horizon} steps, at most 0.4"
         return chosen
+
+    def _filled(self, chosen: dict[str, Any]) -> R2D2Config:
+        if type(self) is not R2D2Config:  # an algorithm derived from this one keeps its own type
+            return super()._filled(chosen)
+        return ResolvedR2D2Config(**values_of(self) | chosen)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedR2D2Config(R2D2Config):
+    """An R2D2Config in which every value is chosen but the reward scale, which waits for rewards."""
+
+    previous_action: bool
+    sequence: int
+    burn_in: int
+    overlap: int
+    discount: float
+    n_step: int
+    epsilon: float
+    batch: int
+    learning_starts: int

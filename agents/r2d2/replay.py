@@ -67,9 +67,14 @@ class SequenceReplay:
     """Keeps the newest sequences and draws batches of them by priority. folder: keeps them in memory-mapped files there."""
 
     def __init__(
-        self, capacity: int, *, priority_exponent: float, importance_exponent: float, generator: torch.Generator,
+        self,
+        capacity: int,
+        *,
+        priority_exponent: float,
+        importance_exponent: float,
+        generator: torch.Generator,
         folder: Path | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.capacity, self.folder = capacity, folder
         storage = (
             LazyTensorStorage(capacity)
@@ -98,7 +103,7 @@ class SequenceReplay:
                 raise
             raise OSError(errno.ENOSPC, f"no room for replay ({error})", str(self.folder)) from error
         if self.folder is not None and first:
-            _take_room(self.folder)
+            preallocate(self.folder)
 
     def sample(self, batch: int) -> tuple[TensorDict, Tensor, Tensor]:
         """Sequences [batch], their slots, and importance weights in (0, 1] [batch]."""
@@ -165,7 +170,7 @@ def _said(shape: tuple[list[int], torch.dtype] | None) -> str:
     return "absent" if shape is None else f"{str(shape[1]).removeprefix('torch.')} {shape[0]}"
 
 
-def _take_room(folder: Path) -> None:
+def preallocate(folder: Path) -> None:
     """Have the disk hold all of the files in a folder. Raises OSError where it cannot: a file with holes would kill the
     process (SIGBUS) when the disk is full later."""
     if not hasattr(os, "posix_fallocate"):

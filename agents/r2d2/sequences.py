@@ -1,4 +1,4 @@
-"""Experience for replay: acting with epsilon-greedy values, and rollouts cut into sequences that never cross episodes."""
+"""Experience for replay: exploration rates, and rollouts cut into sequences that never cross episodes."""
 
 from __future__ import annotations
 
@@ -8,72 +8,15 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from mru_rl.agents.acting.guards import Guard
-from mru_rl.agents.acting.loop import ActingLoop, Rollout
-from mru_rl.agents.nets.heads import ActionHead
-from mru_rl.agents.nets.networks import QNetwork
 
-
-def epsilon_ladder(boldest: float, least: float, num_envs: int) -> Tensor:
-    """Shares of random actions [num_envs], from boldest to least, evenly spaced in the logarithm.
+def epsilon_ladder(epsilon_max: float, epsilon_min: float, num_envs: int) -> Tensor:
+    """Exploration rates [num_envs], from epsilon_max to epsilon_min, evenly spaced in the logarithm.
 
     As the actors of Horgan et al. 2018, arXiv:1803.00933, section 4.1, with the ends given instead of the exponents.
     """
-    if least == 0 or boldest == 0:
-        return torch.linspace(boldest, least, num_envs)
-    return torch.logspace(torch.tensor(boldest).log10().item(), torch.tensor(least).log10().item(), num_envs)
-
-
-class ReplayCollector(ActingLoop):
-    """The acting loop of a Q-network: each env takes the best action, or a random one with its own probability."""
-
-    policy: QNetwork
-
-    def __init__(
-        self, env: Any, policy: QNetwork, head: ActionHead, generator: torch.Generator, epsilon: Tensor,
-        guard: Guard | None = None,
-    ) -> None:  # fmt: skip
-        super().__init__(env, policy, head, generator, guard)
-        self.epsilon = epsilon.to(generator.device)
-
-    def collect(self, segment: int) -> Rollout:
-        """One segment of all envs.
-
-        The TensorDict [B, T] holds observation, action, is_init, state [B, T, layers, S], the memory before each step,
-        and, under "next", observation, what the action led to before any reset, reward, terminated, truncated, done.
-        Raises NonFiniteError naming row and step where the env returned NaN or infinity.
-        """
-        start_state = self.state.clone()
-        with torch.inference_mode():
-            steps = [self._act(step) for step in range(segment)]
-        columns = [torch.stack(column, dim=1) for column in zip(*steps, strict=True)]
-        obs, is_init, state, action, final_obs, reward, terminated, truncated = columns
-        data = TensorDict(
-            {
-                "observation": obs,
-                "is_init": is_init,
-                "state": state,
-                "action": action,
-                "next": {
-                    "observation": final_obs,
-                    "reward": reward,
-                    "terminated": terminated,
-                    "truncated": truncated,
-                    "done": terminated | truncated,
-                },
-            },
-            batch_size=obs.shape[:2],
-        )
-        return self._finish(data, start_state)
-
-    def _act(self, step: int) -> tuple[Tensor, ...]:
-        q, _, state = self._decide(step)
-        obs, is_init, before = self.obs, self.is_init, self.state
-        explores = torch.rand(len(q), generator=self.generator, device=q.device) < self.epsilon
-        drawn = torch.randint(q.shape[-1], (len(q),), generator=self.generator, device=q.device)
-        action = torch.where(explores, drawn, self.head.mode(q))
-        after = self._take(self.env.step(self.head.to_env(action)), state, step)
-        return obs, is_init, before, action, after.final_obs, after.reward, after.terminated, after.truncated
+    if epsilon_min == 0 or epsilon_max == 0:
+        return torch.linspace(epsilon_max, epsilon_min, num_envs)
+    return torch.logspace(torch.tensor(epsilon_max).log10().item(), torch.tensor(epsilon_min).log10().item(), num_envs)
 
 
 class SequenceCutter:
@@ -90,8 +33,8 @@ class SequenceCutter:
         self._tail: TensorDict | None = None
         """The last steps - 1 steps of every env, and under "age" how many steps of its episode came before each."""
 
-    def cut(self, data: TensorDict, sound: Tensor | None = None) -> TensorDict:
-        """Sequences [N] that ended in a rollout [B, T], which follows the one before it; in sound rows, bool [B], alone.
+    def cut(self, data: TensorDict, finite_rows: Tensor | None = None) -> TensorDict:
+        """Sequences [N] that ended in a rollout [B, T], which follows the one before it; in finite_rows, bool [B], alone.
 
         observation [N, steps + 1, D], the last one what the last action led to; action, reward, valid [N, steps];
         is_init [N, steps + 1]; terminated [N]; state [N, layers, S], the memory before the first step.
@@ -100,8 +43,8 @@ class SequenceCutter:
         data = data.select("observation", "action", "is_init", "state", "next").set("age", age)
         lived = age + 1
         ends = data["next", "done"] | ((lived >= self.length) & ((lived - self.length) % self.stride == 0))
-        if sound is not None:
-            ends = ends & sound.unsqueeze(1)
+        if finite_rows is not None:
+            ends = ends & finite_rows.unsqueeze(1)
         row, last = ends.nonzero().unbind(1)
         if self._tail is not None:
             data = torch.cat([self._tail, data], dim=1)

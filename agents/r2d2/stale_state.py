@@ -15,7 +15,6 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from mru_rl.agents.nets.networks import QNetwork
-from mru_rl.blocks.state_codes import pack_state, unpack_state
 
 STARTS = ("stored", "zero", "signs")
 """Start states of a sequence: as acting left it, none, and as acting left it but with a BMRU's units kept as signs."""
@@ -51,7 +50,7 @@ class EpisodeProbe:
                 steps.append((obs, torch.where(is_init, 0.0, state)))
                 if done:
                     observation, states = (torch.stack(column) for column in zip(*steps, strict=True))
-                    self.episodes.append(Episode(observation, states, pack_state(policy.core, states)))
+                    self.episodes.append(Episode(observation, states, policy.core.encode_state(states)))
                     self._open[row] = None
 
 
@@ -82,7 +81,7 @@ def q_difference(policy: QNetwork, episodes: list[Episode], *, burn_in: int, len
         states = {
             "stored": stored,
             "zero": torch.zeros_like(stored),
-            "signs": unpack_state(policy.core, episode.packed[starts_at]),
+            "signs": policy.core.decode_state(episode.packed[starts_at]),
         }
         for start, state in states.items():
             q = policy(x, state, never).params[:, burn_in:]

@@ -9,20 +9,21 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
+from mru_rl.agents.acting.behavior import EpsilonGreedy
 from mru_rl.agents.acting.guards import Guard
-from mru_rl.agents.acting.loop import Rollout
+from mru_rl.agents.acting.loop import ActingLoop
+from mru_rl.agents.acting.rollout import Rollout
 from mru_rl.agents.build import make_memory, pick_device
 from mru_rl.agents.console.errors import require
 from mru_rl.agents.nets.heads import ActionHead, value_head
 from mru_rl.agents.nets.networks import QNetwork
-from mru_rl.agents.r2d2.config import R2D2Config
+from mru_rl.agents.r2d2.config import R2D2Config, ResolvedR2D2Config
 from mru_rl.agents.r2d2.replay import SequenceReplay, bytes_per_sequence
-from mru_rl.agents.r2d2.sequences import ReplayCollector, SequenceCutter, epsilon_ladder
+from mru_rl.agents.r2d2.sequences import SequenceCutter, epsilon_ladder
 from mru_rl.agents.returns import n_step_return
 from mru_rl.agents.trainer import Trainer
 from mru_rl.blocks.core import MemoryCore
-from mru_rl.blocks.state_codes import pack_state, unpack_state
-from mru_rl.envs import AgentInput
+from mru_rl.envs.input_rules import InputRules
 
 
 class R2D2:
@@ -34,11 +35,8 @@ class R2D2:
     Written here, not taken from torchrl: its DQNLoss values the next step from states of the online network.
     """
 
-    def __init__(self, policy: QNetwork, config: R2D2Config, guard: Guard | None = None) -> None:
-        if config.discount is None or config.burn_in is None or config.n_step is None:
-            raise ValueError("discount, burn_in and n_step are not chosen yet; call config.follow_task(...) first")
+    def __init__(self, policy: QNetwork, config: ResolvedR2D2Config, guard: Guard | None = None) -> None:
         self.policy, self.config, self.guard = policy, config, guard or Guard()
-        self.discount, self.burn_in, self.n_step = config.discount, config.burn_in, config.n_step
         self.target = copy.deepcopy(policy).requires_grad_(False)
         self.optimizer = torch.optim.Adam(policy.parameters(), lr=config.learning_rate, fused=True)
         self.gradient_steps = 0
@@ -60,7 +58,7 @@ class R2D2:
         grad_norm = self.guard.clip(self.policy, self.config.max_grad_norm, {"TD error": error})
         with torch.no_grad():
             size = error.abs()
-            steps = sequences["valid"][:, self.burn_in :].sum(1).clamp(min=1)
+            steps = sequences["valid"][:, self.config.burn_in :].sum(1).clamp(min=1)
             priority = 0.9 * size.amax(1) + 0.1 * size.sum(1) / steps
             if grad_norm is None:
                 return torch.where(priority.isfinite(), priority, _LEAST_PRIORITY), None
@@ -72,16 +70,18 @@ class R2D2:
 
     def td_error(self, sequences: TensorDict) -> tuple[Tensor, Tensor]:
         """Error of every learned step [N, length], 0 where it is padding, and the mean value of the actions taken."""
-        action = sequences["action"][:, self.burn_in :]
-        reward = sequences["reward"][:, self.burn_in :] * self.policy.reward_scale
-        valid = sequences["valid"][:, self.burn_in :]
+        action = sequences["action"][:, self.config.burn_in :]
+        reward = sequences["reward"][:, self.config.burn_in :] * self.policy.reward_scale
+        valid = sequences["valid"][:, self.config.burn_in :]
         q = self.values(self.policy, sequences)
         with torch.no_grad():
             target_q = self.values(self.target, sequences)
             best = q[:, 1:].argmax(-1, keepdim=True)
             next_value = self.policy.unscale(target_q[:, 1:].gather(-1, best).squeeze(-1))
             target = self.policy.scale(
-                n_step_return(reward, next_value, sequences["terminated"], gamma=self.discount, n=self.n_step)
+                n_step_return(
+                    reward, next_value, sequences["terminated"], gamma=self.config.discount, n=self.config.n_step
+                )
             )
         taken = q[:, :-1].gather(-1, action.unsqueeze(-1)).squeeze(-1)
         error = (target - taken) * valid
@@ -91,11 +91,12 @@ class R2D2:
     def values(self, network: QNetwork, sequences: TensorDict) -> Tensor:
         """Values of all actions [N, length + 1, actions] from the first learned step on to the one after the last."""
         x, is_init = sequences["observation"], sequences["is_init"]
-        state = unpack_state(network.core, sequences["packed"]) if "packed" in sequences else sequences["state"]
-        if self.burn_in:
+        state = network.core.decode_state(sequences["packed"]) if "packed" in sequences else sequences["state"]
+        burn_in = self.config.burn_in
+        if burn_in:
             with torch.no_grad():
-                state = network.core.advance(x[:, : self.burn_in], state, is_init[:, : self.burn_in])
-        y, _ = network.core(x[:, self.burn_in :], state, is_init[:, self.burn_in :])
+                state = network.core.advance(x[:, :burn_in], state, is_init[:, :burn_in])
+        y, _ = network.core(x[:, burn_in:], state, is_init[:, burn_in:])
         return network.actor(y)
 
 
@@ -109,47 +110,41 @@ _LEAST_SCALE = 1e-30
 class R2D2Trainer(Trainer):
     """Acting loop, replay and learner of an R2D2 run."""
 
-    config: R2D2Config
+    config: ResolvedR2D2Config
     policy: QNetwork
-    collector: ReplayCollector
 
     def __init__(self, config: R2D2Config) -> None:
         super().__init__(config)
         config = self.config
-        sequence, burn_in, overlap, epsilon = config.sequence, config.burn_in, config.overlap, config.epsilon
-        assert config.batch is not None
-        assert config.learning_starts is not None
-        self.batch, self.learning_starts = config.batch, config.learning_starts
-        assert sequence is not None
-        assert burn_in is not None
-        assert overlap is not None
-        assert epsilon is not None
         require(
-            overlap < sequence,
-            f"--overlap must be less than --sequence, got {overlap} of {sequence} steps",
+            config.overlap < config.sequence,
+            f"{{overlap}} must be less than {{sequence}}, got {config.overlap} of {config.sequence} steps",
         )
-        self.collector = ReplayCollector(
-            self.env, self.policy, self.head, torch.Generator(device=self.device).manual_seed(config.seed + 1),
-            epsilon_ladder(epsilon, min(config.epsilon_least, epsilon), config.num_envs), self.guard,
-        )  # fmt: skip
-        self.cutter = SequenceCutter(sequence, burn_in, overlap)
+        epsilon = epsilon_ladder(config.epsilon, min(config.epsilon_least, config.epsilon), config.num_envs)
+        generator = torch.Generator(device=self.device).manual_seed(config.seed + 1)
+        self.collector = ActingLoop(self.env, self.policy, self.head, generator, EpsilonGreedy(epsilon), self.guard)
+        self.cutter = SequenceCutter(config.sequence, config.burn_in, config.overlap)
         self.replay = SequenceReplay(
             config.replay_sequences,
-            priority_exponent=config.priority_exponent, importance_exponent=config.importance_exponent,
+            priority_exponent=config.priority_exponent,
+            importance_exponent=config.importance_exponent,
             generator=torch.Generator().manual_seed(config.seed + 2),
             folder=config.run_dir / "replay" if config.replay_storage == "disk" and config.run_dir else None,
-        )  # fmt: skip
+        )
         self.learner = R2D2(self.policy, config, self.guard)
         self.optimizer = self.learner.optimizer
         self.owed = 0.0
         """Sequences that are to be replayed for those inserted so far, before a gradient step is due."""
 
     @staticmethod
-    def make_agent(config: R2D2Config, env: AgentInput) -> tuple[ActionHead, QNetwork]:
-        head = value_head(env.action_space)
-        return head, QNetwork(make_memory(config, env), head.num_params, rescaled=config.value_rescaling).to(
-            pick_device(config.device)
-        )
+    def make_agent(config: R2D2Config, inputs: InputRules) -> tuple[ActionHead, QNetwork]:
+        head = value_head(inputs.action_space)
+        network = QNetwork(make_memory(config, inputs.size), head.num_params, rescaled=config.value_rescaling)
+        return head, network.to(pick_device(config.device))
+
+    def start_from(self, weights: dict[str, Tensor], part: str) -> None:
+        super().start_from(weights, part)
+        self.learner.sync_target()
 
     @property
     def segment(self) -> int:
@@ -171,7 +166,9 @@ class R2D2Trainer(Trainer):
         ]
         learned = config.steps - (0 if self.warmed_up else self.segment * config.num_envs)
         inserted = max(learned, 0) // self.cutter.stride
-        gradient_steps = int(max(inserted - self.learning_starts, 0) * config.samples_per_insert / self.batch)
+        gradient_steps = int(
+            max(inserted - self.config.learning_starts, 0) * config.samples_per_insert / self.config.batch
+        )
         if gradient_steps < _FEW_TARGETS * config.target_period:
             notes.append(
                 f"about {gradient_steps:,} gradient steps, and the target network follows every {config.target_period}: few to "
@@ -204,25 +201,29 @@ class R2D2Trainer(Trainer):
         self.cutter.cut(rollout.data)  # its steps are followed, not learned from: states of other thresholds
         self.learner.sync_target()
 
-    def _learn(self, rollout: Rollout) -> dict[str, float]:
+    def learn(self, rollout: Rollout) -> dict[str, float]:
         config = self.config
-        inserted = _packed(self.policy.core, self.cutter.cut(rollout.data, rollout.sound), config.stored_state).cpu()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate
+        inserted = _packed(
+            self.policy.core, self.cutter.cut(rollout.data, rollout.finite_rows), config.stored_state
+        ).cpu()
         self.replay.extend(inserted)
         metrics = {"replay_sequences": float(len(self.replay))}
-        if len(self.replay) < self.learning_starts:
+        if len(self.replay) < self.config.learning_starts:
             return metrics
         if self.learner.gradient_steps == 0 and self.owed == 0:
             self._scale_rewards()
         self.owed += config.samples_per_insert * len(inserted)
         totals, taken = torch.zeros(len(LOSS_METRICS)), 0
-        while self.owed >= self.batch:
-            sequences, slots, weight = self.replay.sample(self.batch)
+        while self.owed >= self.config.batch:
+            sequences, slots, weight = self.replay.sample(self.config.batch)
             priority, found = self.learner.gradient_step(sequences.to(self.device), weight.to(self.device))
             self.replay.update_priority(slots, priority)
             if found is not None:
                 totals += found
                 taken += 1
-            self.owed -= self.batch
+            self.owed -= self.config.batch
         if taken:
             metrics |= dict(zip(LOSS_METRICS, (totals / taken).tolist(), strict=True))
         return metrics | {"gradient_steps": float(self.learner.gradient_steps)}
@@ -260,7 +261,7 @@ class R2D2Trainer(Trainer):
         if saved["replay"] is None:
             return [
                 *lost,
-                f"replay was not saved: learning goes on after {self.learning_starts:,} new sequences",
+                f"replay was not saved: learning goes on after {self.config.learning_starts:,} new sequences",
             ]
         self.replay.load_state_dict(saved["replay"], self.sequence_like(self.config.stored_state))
         return lost
@@ -270,4 +271,4 @@ def _packed(core: MemoryCore, sequences: TensorDict, stored_state: str) -> Tenso
     """Sequences with their states stored as floats or with a BMRU's units as signs."""
     if stored_state == "floats":
         return sequences
-    return sequences.exclude("state").set("packed", pack_state(core, sequences["state"]))
+    return sequences.exclude("state").set("packed", core.encode_state(sequences["state"]))

@@ -71,7 +71,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     raw = path.read_bytes()
     header, _, body = raw[:200].partition(b"\n")
     if not header.startswith(_MAGIC):
-        raise CheckpointError(f"{path} is no checkpoint of mru_rl: it does not begin with its header")
+        raise CheckpointError(f"{path} is not a file of mru_rl's: it does not begin with its header")
     body = raw[len(header) + 1 :]
     version, _, digest = header[len(_MAGIC) :].decode(errors="replace").partition(" ")
     if version != str(FORMAT):
@@ -93,6 +93,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 def checkpoint_path(directory: Path, steps: int) -> Path:
     """Where the checkpoint taken after so many env steps lies."""
     return directory / f"step_{steps:0{_DIGITS}d}.pt"
+
+
+def steps_of(path: Path) -> int:
+    """The env steps after which a checkpoint was taken, from its name."""
+    return int(path.stem.removeprefix("step_"))
 
 
 def list_checkpoints(directory: Path) -> list[Path]:

@@ -6,9 +6,14 @@ GLOSSARY = {
     "steps": "env steps so far, over all envs",
     "updates": "rollouts so far; with a write-rate warm-up the first is not learned from",
     "episodes": "episodes finished so far",
-    "return_mean": "mean return of the last 100 finished episodes, exploring as in training",
+    "recent_episodes": "how many finished episodes the three numbers below are over: the last 100, fewer at the start",
+    "return_mean": "mean return of those episodes, exploring as in training",
     "length_mean": "mean length in steps of those episodes",
     "success_rate": "share of those episodes that reached the env's success return; absent where the env names none",
+    "eval_return_greedy": "with --eval-every: mean return of the last evaluation, taking the most likely actions",
+    "eval_return_sampled": "with --eval-every: the same, drawing actions from the policy; absent where it gives no probabilities",
+    "eval_success_greedy": "with --eval-every: share of successful episodes, taking the most likely actions",
+    "eval_success_sampled": "with --eval-every: the same, drawing actions from the policy",
     "level": "with a curriculum only: what the env option that grows is now",
     "steps_per_second": "env steps per second since the previous record, acting and learning together",
     "seconds": "wall-clock seconds of training so far, resumed parts added up",
@@ -32,3 +37,25 @@ GLOSSARY = {
     "write_rate": "share of (step, unit) pairs of memory recurrent units that wrote, on a few rows of the rollout",
     "silent_units": "share of memory recurrent units that wrote nothing in those rows",
 }
+
+_FIRST = ("return_mean", "success_rate", "length_mean", "episodes", "recent_episodes", "level")
+_MEMORY = ("write_rate", "silent_units", "state_max")
+_RUN = (
+    "updates",
+    "seconds",
+    "steps_per_second",
+    "replay_sequences",
+    "gradient_steps",
+    "dropped_rows",
+    "skipped_steps",
+    "worker_restarts",
+)
+
+
+def tag_of(name: str) -> str:
+    """A metric's name with the group TensorBoard shows it in; returns come first, what is learned after them."""
+    if name in _FIRST or name.startswith("eval_"):
+        return f"1_return/{name}"
+    if name in _MEMORY:
+        return f"3_memory/{name}"
+    return f"4_run/{name}" if name in _RUN else f"2_learning/{name}"

@@ -5,10 +5,6 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from mru_rl.agents.records.checkpoint import write_atomically
@@ -17,14 +13,13 @@ from mru_rl.agents.records.checkpoint import write_atomically
 def learning_curve(records: list[dict[str, float]], path: Path, title: str) -> None:
     """Return against env steps, and the write rate below it where the core has write gates. Writes a PNG atomically."""
     has_writes = any("write_rate" in r for r in records)
-    figure, axes = plt.subplots(
-        2 if has_writes else 1, 1, figsize=(7, 5 if has_writes else 3.6), sharex=True, squeeze=False,
-        layout="constrained", height_ratios=[2, 1] if has_writes else None,
-    )  # fmt: skip
+    figure = Figure(figsize=(7, 5 if has_writes else 3.6), layout="constrained")
+    heights = [2, 1] if has_writes else [1]
+    axes = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)
     top = axes[0, 0]
     points = [(r["steps"], r["return_mean"]) for r in records if "return_mean" in r]
     top.plot(*zip(*points, strict=True), color="#0b6e99") if points else None
-    top.set_ylabel("return\n(mean of last 100 episodes)")
+    top.set_ylabel("return\n(mean of recent episodes)")
     top.set_title(title)
     if has_writes:
         points = [(r["steps"], r["write_rate"]) for r in records if "write_rate" in r]
@@ -37,7 +32,6 @@ def learning_curve(records: list[dict[str, float]], path: Path, title: str) -> N
         row[0].grid(alpha=0.3)
         row[0].spines[["top", "right"]].set_visible(False)
     save_atomically(figure, path, dpi=130)
-    plt.close(figure)
 
 
 def save_atomically(figure: Figure, path: Path, *, dpi: int) -> None:

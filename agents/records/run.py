@@ -1,4 +1,4 @@
-"""A run on disk: config.json, provenance.json, metrics.jsonl, TensorBoard events, checkpoints/, learning_curve.png."""
+"""A run on disk: config.json, spaces.json, provenance.json, metrics.jsonl, TensorBoard events, checkpoints/, learning_curve.png."""
 
 from __future__ import annotations
 
@@ -7,41 +7,58 @@ import errno
 import fcntl
 import functools
 import json
+import math
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mru_rl
-from mru_rl.agents.config import TrainConfig, to_json
 from mru_rl.agents.console.streams import warn
-from mru_rl.agents.records.checkpoint import delete_leftovers, newest_checkpoint, write_atomically
+from mru_rl.agents.records.checkpoint import (
+    CheckpointError,
+    checkpoint_path,
+    delete_leftovers,
+    list_checkpoints,
+    load_checkpoint,
+    newest_checkpoint,
+    steps_of,
+    write_atomically,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # Python 3.10 has none of its own
 
 
-class Run:
-    """The directory of one run. `Run.create` makes it, `Run.open` finds it again."""
+class RunDirectory:
+    """The files of one run. `create` makes them, `open` finds them again."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.checkpoints = path / "checkpoints"
-        self.metrics_file = path / "metrics.jsonl"
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.checkpoints = self.path / "checkpoints"
+        self.metrics_file = self.path / "metrics.jsonl"
 
     @classmethod
-    def create(cls, path: Path, algorithm: str, config: TrainConfig, device: str) -> Run:
-        """Make the directory with its config and provenance. Raises ValueError where it exists and is not empty."""
-        cls.check_free(path)
+    def create(cls, path: str | Path, config: dict[str, Any], spaces: dict[str, Any], device: str) -> Self:
+        """Make the directory with its config, its agent's spaces, and provenance, all as JSON.
+
+        Raises ValueError where it exists and is not empty.
+        """
+        cls.check_free(Path(path))
         run = cls(path)
         run.checkpoints.mkdir(parents=True, exist_ok=True)
-        with alone_in(path, "give another --run-dir"):
-            cls.check_free(path)  # once more: another process may have been quicker
-            delete_leftovers(path)
-            write_json(path / "provenance.json", provenance(device) | {"seed": config.seed})
-            write_json(path / "config.json", {"algorithm": algorithm, **to_json(config)})
+        with exclusive_lock(run.path, "give another --run-dir"):
+            cls.check_free(run.path)  # once more: another process may have been quicker
+            delete_leftovers(run.path)
+            write_json(run.path / "provenance.json", provenance(device) | {"seed": config["seed"]})
+            write_json(run.path / "spaces.json", spaces)
+            write_json(run.path / "config.json", config)
         return run
 
     @staticmethod
@@ -53,27 +70,59 @@ class Run:
             )
 
     @classmethod
-    def open(cls, path: Path) -> Run:
+    def open(cls, path: str | Path) -> Self:
         """Raises ValueError where the directory holds no run."""
-        if not (path / "config.json").is_file():
-            raise ValueError(f"{path} is no run directory: it has no config.json; `mru-rl train` makes one")
+        if not (Path(path) / "config.json").is_file():
+            raise ValueError(f"{path} is not a run directory (no config.json); `mru-rl train` makes one")
         return cls(path)
 
-    def config(self) -> dict[str, Any]:
+    def config_values(self) -> dict[str, Any]:
         """config.json as it was written. Raises ValueError where it cannot be read."""
+        return self._read_json("config.json", "algorithm")
+
+    def spaces(self) -> dict[str, Any]:
+        """spaces.json as it was written: what the agent sees and does. Raises ValueError where it cannot be read."""
+        return self._read_json("spaces.json", "action")
+
+    def _read_json(self, name: str, key: str) -> dict[str, Any]:
+        path = self.path / name
         try:
-            values = json.loads((self.path / "config.json").read_text())
+            values = json.loads(path.read_text())
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{self.path / 'config.json'} is not valid JSON: {error}") from None
-        if not isinstance(values, dict) or "algorithm" not in values:
-            raise ValueError(f"{self.path / 'config.json'} is no config of mru_rl: it names no algorithm")
+            raise ValueError(f"{path} is not valid JSON: {error}") from None
+        except FileNotFoundError:
+            raise ValueError(f"{path} is missing; a run needs it: put it back, or train again") from None
+        if not isinstance(values, dict) or key not in values:
+            raise ValueError(f"{path} was not written by mru_rl: it has no {key!r}")
         return values
 
-    def checkpoint(self) -> dict[str, Any]:
-        """The newest intact checkpoint. Raises CheckpointError where there is none."""
-        return newest_checkpoint(self.checkpoints)[1]
+    def change_config(self, changes: dict[str, Any]) -> None:
+        """Write config.json with some fields changed."""
+        write_json(self.path / "config.json", self.config_values() | changes)
 
-    def metrics(self) -> list[dict[str, float]]:
+    def checkpoint(self, which: str = "last") -> dict[str, Any]:
+        """A checkpoint: "last", the newest intact one; "best", by evaluation; or "step_N".
+
+        Raises CheckpointError where there is none.
+        """
+        if which == "last":
+            return newest_checkpoint(self.checkpoints)[1]
+        found = re.fullmatch(r"(?:step_)?(\d+)", which)
+        path = checkpoint_path(self.checkpoints, int(found[1])) if found else self.best
+        if which != "best" and not found:
+            raise CheckpointError(f"a checkpoint is last, best or step_N, got {which!r}")
+        if not path.is_file():
+            there = ", ".join(f"step_{steps_of(path)}" for path in list_checkpoints(self.checkpoints)) or "none"
+            best = "best" if self.best.is_file() else "no best (train with --eval-every to keep one)"
+            raise CheckpointError(f"{self.path} has no checkpoint {which}; it has {there}, and {best}")
+        return load_checkpoint(path)
+
+    @property
+    def best(self) -> Path:
+        """Where the best agent by evaluation is kept."""
+        return self.checkpoints / "best.pt"
+
+    def records(self) -> list[dict[str, float]]:
         """All records so far; a last line that a kill cut short is left out, damaged ones too, which is said on stderr."""
         if not self.metrics_file.is_file():
             return []
@@ -82,6 +131,15 @@ class Run:
         if len(records) < len(lines):
             warn(f"{len(lines) - len(records)} line(s) of {self.metrics_file} are damaged; they are left out")
         return records
+
+    def metrics(self) -> dict[str, list[float]]:
+        """The records as columns of one length, NaN where a record has no such number: `pandas.DataFrame(run.metrics())`.
+
+        Names are explained in `mru_rl.agents.records.metrics.GLOSSARY`.
+        """
+        records = self.records()
+        names = dict.fromkeys(name for record in records for name in record)
+        return {name: [record.get(name, math.nan) for record in records] for name in names}
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -92,9 +150,9 @@ class Run:
             return {}
         return made if isinstance(made, dict) else {}
 
-    def drop_metrics_after(self, steps: int) -> None:
+    def drop_records_after(self, steps: int) -> None:
         """Forget records later than a checkpoint, which a resumed run will write again."""
-        kept = [json.dumps(record) + "\n" for record in self.metrics() if record["steps"] <= steps]
+        kept = [json.dumps(record) + "\n" for record in self.records() if record["steps"] <= steps]
         write_atomically(self.metrics_file, "".join(kept).encode())
 
 
@@ -102,8 +160,8 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path, advice: str = "wait for it, or give another --out") -> Iterator[None]:
-    """Hold a folder alone; the lock falls with the process, however that ends. Raises ValueError where another holds it."""
+def exclusive_lock(folder: Path, advice: str = "wait for it, or give another --out") -> Iterator[None]:
+    """Work in a folder alone; the lock ends with the process, however that ends. Raises ValueError where another holds it."""
     path = folder / ".lock"
     while True:
         with path.open("w") as lock:
@@ -135,7 +193,7 @@ def _as_record(line: str) -> dict[str, float] | None:
 def _is_unborn(path: Path) -> bool:
     """Whether a directory is empty, or holds no more than a run that was killed before its config was written."""
     checkpoints = path / "checkpoints"
-    ours = {path / "provenance.json", path / ".lock", checkpoints, *path.glob(".*.json.*.tmp")}
+    ours = {path / "provenance.json", path / "spaces.json", path / ".lock", checkpoints, *path.glob(".*.json.*.tmp")}
     return set(path.iterdir()) <= ours and not (checkpoints.is_dir() and any(checkpoints.iterdir()))
 
 

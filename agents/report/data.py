@@ -28,7 +28,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Whole episodes of one trained agent at one place x of the axis."""
+    """Whole episodes of one trained agent at one place x of the axis; return_ci95: low and high end of the mean's interval."""
 
     env_kwargs: dict[str, Any]
     return_mean: float
@@ -37,11 +37,12 @@ class Evaluation:
     return_ci95: list[float] | None = None
     success_rate: float | None = None
     score: float | None = None
+    length_mean: float | None = None
 
 
 @dataclass(frozen=True)
-class Job:
-    """One training run with its evaluations: a trial of the search for settings, or a final run."""
+class FinishedJob:
+    """A line of results.jsonl, one training run with its evaluations: a trial of the search for settings, or a final run."""
 
     key: str
     phase: Literal["search", "final"]
@@ -55,6 +56,8 @@ class Job:
     row: str = ""
     """the line of the tables it belongs to; the core where not given"""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
+    x: float | None = None
+    """where on the axis it was trained"""
     settings: dict[str, Any] = field(default_factory=dict)
     curve: dict[str, list[float | None]] = field(default_factory=dict)
     """learning curves by name, lists as long as curve["steps"]"""
@@ -64,6 +67,8 @@ class Job:
     inspect: str | None = None
     """path of the picture of an episode, relative to the benchmark directory"""
     provenance: dict[str, Any] = field(default_factory=dict)
+    bytes_per_sequence: dict[str, int] | None = None
+    """of a replayed sequence, by how its start state is kept, where that was measured"""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "row", self.row or self.core)
@@ -75,8 +80,8 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Benchmark:
-    """benchmark.json and the jobs finished so far."""
+class Header:
+    """benchmark.json: what was asked."""
 
     benchmark: str
     title: str
@@ -89,16 +94,27 @@ class Benchmark:
     equal: str | None = None
     axis: Axis | None = None
     chance: float | None = None
+    algorithm: str = "ppo"
+    search: dict[str, Any] = field(default_factory=dict)
+    """how many trials of settings, on which seeds"""
+    chosen: dict[str, str] = field(default_factory=dict)
+    """the setting of each core, once the search is done"""
+
+
+@dataclass(frozen=True)
+class Benchmark(Header):
+    """A benchmark directory: what was asked, and the jobs finished so far."""
+
     path: Path = Path()
-    jobs: list[Job] = field(default_factory=list)
+    jobs: list[FinishedJob] = field(default_factory=list)
 
     @property
-    def finals(self) -> list[Job]:
+    def finals(self) -> list[FinishedJob]:
         """The reported runs; of several for one row, task and seed, as after a change of budget, the latest."""
         return list({(job.row, job.task, job.seed): job for job in self.jobs if job.phase == "final"}.values())
 
     @property
-    def trials(self) -> list[Job]:
+    def trials(self) -> list[FinishedJob]:
         """The jobs of the search for settings."""
         return [job for job in self.jobs if job.phase == "search"]
 
@@ -121,7 +137,9 @@ def read_benchmark(path: Path) -> Benchmark:
         values = json.loads(source.read_text())
     except json.JSONDecodeError as error:
         raise ValueError(f"{source} is not valid JSON: {error}") from None
-    benchmark = dataclasses.replace(build(Benchmark, values, str(source)), path=path, jobs=read_jobs(path))
+    header = build(Header, values, str(source))
+    asked = {spec.name: getattr(header, spec.name) for spec in dataclasses.fields(header)}
+    benchmark = Benchmark(**asked, path=path, jobs=read_jobs(path))
     if benchmark.axis is not None and benchmark.axis.name == "id":
         benchmark = dataclasses.replace(benchmark, axis=None)
     for job in benchmark.jobs:
@@ -130,14 +148,14 @@ def read_benchmark(path: Path) -> Benchmark:
     return benchmark
 
 
-def read_jobs(path: Path) -> list[Job]:
+def read_jobs(path: Path) -> list[FinishedJob]:
     """The finished jobs in results.jsonl, in order; of two with the same key the later one counts.
 
     A last line that a kill cut short is left out. Raises ValueError naming the line where another one is malformed.
     """
     source = path / "results.jsonl"
     lines = source.read_text(errors="replace").split("\n") if source.is_file() else []
-    jobs: dict[str, Job] = {}
+    jobs: dict[str, FinishedJob] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -148,7 +166,7 @@ def read_jobs(path: Path) -> list[Job]:
             if number == len(lines):
                 break  # no newline after it: the writer was killed here
             raise ValueError(f"{where} is not valid JSON: {error}; mend or delete the line") from None
-        job = build(Job, values, where)
+        job = build(FinishedJob, values, where)
         for name, column in job.curve.items():
             if len(column) != len(job.curve.get("steps", ())):
                 raise ValueError(f"{where}: curve {name!r} must have as many values as 'steps', got {len(column)}")
@@ -156,7 +174,7 @@ def read_jobs(path: Path) -> list[Job]:
     return list(jobs.values())
 
 
-def _check_measured(benchmark: Benchmark, job: Job, evaluation: Evaluation) -> None:
+def _check_measured(benchmark: Benchmark, job: FinishedJob, evaluation: Evaluation) -> None:
     value = getattr(evaluation, benchmark.measure)
     if value is None or not math.isfinite(value):
         raise ValueError(
@@ -167,6 +185,11 @@ def _check_measured(benchmark: Benchmark, job: Job, evaluation: Evaluation) -> N
         raise ValueError(
             f"{benchmark.path} has an axis, so every evaluation needs its x; job {job.key!r} has one without"
         )
+
+
+def to_json(record: Header | FinishedJob) -> dict[str, Any]:
+    """What benchmark.json or a line of results.jsonl holds; `build` is the inverse."""
+    return dataclasses.asdict(record)
 
 
 def build(cls: type[T], values: Any, where: str) -> T:

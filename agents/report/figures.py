@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +12,12 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from scipy.optimize import isotonic_regression
 
-from mru_rl.agents.report.data import MEASURES, Axis, Benchmark, Job
-from mru_rl.agents.report.palette import Look
+from mru_rl.agents.report.data import MEASURES, Axis, Benchmark, FinishedJob
+from mru_rl.agents.report.palette import DASHES, Look
 from mru_rl.agents.report.statistics import Estimate, iqm
 from mru_rl.agents.report.summary import Place, number, results
 
@@ -23,10 +25,19 @@ INK, GREY = "#222222", "#666666"
 POINTS = 200  # of a learning curve, at most
 CURVES = MEASURES | {"write_rate": "write rate"}
 _STYLE = {
-    "font.size": 9, "axes.titlesize": 9, "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#ececec",
-    "axes.axisbelow": True, "svg.hashsalt": "mru_rl", "text.parse_math": False,
-}  # fmt: skip
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#ececec",
+    "axes.axisbelow": True,
+    "svg.hashsalt": "mru_rl",
+    "text.parse_math": False,
+}
 
 
 @dataclass(frozen=True)
@@ -74,10 +85,20 @@ def main_picture(benchmark: Benchmark, table: dict[str, dict[Place, Estimate]], 
     )
 
 
-def curve_picture(title: str, jobs: dict[str, list[Job]], name: str, looks: dict[str, Look]) -> Picture:
+def curve_picture(title: str, jobs: dict[str, list[FinishedJob]], name: str, looks: dict[str, Look]) -> Picture:
     """A learning curve per core: seeds thin, their interquartile mean thick. jobs: the final runs of each core."""
     what = CURVES.get(name, name)
     return Picture(lambda narrow: _small_multiples(jobs, name, looks, narrow), f"{what} while training, {title}")
+
+
+def overview_picture(jobs: dict[str, list[FinishedJob]], algorithms: dict[str, str], looks: dict[str, Look]) -> Picture:
+    """Learning curves of many runs: a panel per task, a color per core, a dash per algorithm.
+
+    jobs: the runs of each task; algorithms: the algorithm of each run by its key.
+    """
+    return Picture(
+        lambda narrow: _panels(jobs, algorithms, looks, narrow), f"return of {len(algorithms)} runs while training"
+    )
 
 
 def interquartile_curve(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
@@ -87,7 +108,7 @@ def interquartile_curve(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> tupl
     return grid, iqm(np.array([np.interp(grid, *curve) for curve in curves]), axis=0)
 
 
-def known_points(job: Job, name: str) -> tuple[np.ndarray, np.ndarray]:
+def known_points(job: FinishedJob, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps and values of a curve where it has any, thinned out evenly to POINTS with the last one kept."""
     pairs = [
         (s, v) for s, v in zip(job.curve["steps"], job.curve[name], strict=True) if s is not None and v is not None
@@ -116,12 +137,12 @@ def _against_axis(
     widths = np.linspace(2.8, 1.4, len(table))  # lines that coincide stay to be seen
     ends: dict[str, tuple[float, float, str]] = {}
     for (core, known), width in zip(table.items(), widths, strict=True):
-        colour, marker, dash = looks[core]
+        color, marker, dash = looks[core]
         x = np.array([place.x for place in known], dtype=float)
         point, low, high, _ = np.array(list(known.values())).T
-        axis.fill_between(x, low, high, color=colour, alpha=0.14, linewidth=0)
-        axis.plot(x, point, dash, color=colour, linewidth=width, marker=marker, markersize=3 + width, label=core)
-        ends[core] = (x[-1], point[-1], colour)
+        axis.fill_between(x, low, high, color=color, alpha=0.14, linewidth=0)
+        axis.plot(x, point, dash, color=color, linewidth=width, marker=marker, markersize=3 + width, label=core)
+        ends[core] = (x[-1], point[-1], color)
     _x_axis(
         axis, benchmark.axis, sorted({place.x for known in table.values() for place in known if place.x is not None})
     )
@@ -153,20 +174,26 @@ def _x_axis(axis: Any, described: Axis, xs: list[float]) -> None:
     if described.trained is not None:
         axis.axvline(described.trained, color=GREY, linestyle=":", linewidth=1)
         axis.annotate(
-            "trained", (described.trained, 1), (0, 2), xycoords=("data", "axes fraction"), textcoords="offset points",
-            ha="center", fontsize=8, color=GREY,
-        )  # fmt: skip
+            "trained",
+            (described.trained, 1),
+            (0, 2),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+            color=GREY,
+        )
 
 
 def _label_ends(axis: Any, ends: dict[str, tuple[float, float, str]]) -> None:
-    """Names at the right ends (x, y, colour) of lines, moved apart where they would overlap."""
+    """Names at the right ends (x, y, color) of lines, moved apart where they would overlap."""
     low, high = axis.get_ylim()
     placed = spread([(y - low) / (high - low) for _, y, _ in ends.values()], gap=min(0.052, 1 / max(len(ends) - 1, 1)))
     placed += max(0, -placed.min()) - max(0, placed.max() - 1)  # inside the axes
-    for (name, (x, y, colour)), height in zip(ends.items(), placed, strict=True):
-        leader = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.5, "shrinkA": 1, "shrinkB": 3}
+    for (name, (x, y, color)), height in zip(ends.items(), placed, strict=True):
+        leader = {"arrowstyle": "-", "color": color, "linewidth": 0.6, "alpha": 0.5, "shrinkA": 1, "shrinkB": 3}
         axis.annotate(
-            name, (x, y), (1.025, height), textcoords="axes fraction", va="center", color=colour, arrowprops=leader
+            name, (x, y), (1.025, height), textcoords="axes fraction", va="center", color=color, arrowprops=leader
         )
 
 
@@ -179,9 +206,9 @@ def _intervals(
         place, found = next(iter(known.items()))
         look = looks[core]
         values = [result.value for result in results(benchmark, core, place)]
-        axis.plot(values, [row + 0.24] * len(values), "|", color=look.colour, markersize=5, alpha=0.45)
-        axis.plot([found.low, found.high], [row, row], color=look.colour, linewidth=5, alpha=0.3, solid_capstyle="butt")
-        axis.plot(found.point, row, look.marker, color=look.colour, markersize=6)
+        axis.plot(values, [row + 0.24] * len(values), "|", color=look.color, markersize=5, alpha=0.45)
+        axis.plot([found.low, found.high], [row, row], color=look.color, linewidth=5, alpha=0.3, solid_capstyle="butt")
+        axis.plot(found.point, row, look.marker, color=look.color, markersize=6)
     axis.set_yticks(range(len(table)), table, fontsize=8 if narrow else 9)
     axis.set_ylim(len(table) - 0.5, -0.6)
     axis.grid(visible=False, axis="y")
@@ -191,7 +218,7 @@ def _intervals(
     return figure
 
 
-def _small_multiples(jobs: dict[str, list[Job]], name: str, looks: dict[str, Look], narrow: bool) -> Figure:
+def _small_multiples(jobs: dict[str, list[FinishedJob]], name: str, looks: dict[str, Look], narrow: bool) -> Figure:
     columns = min(2 if narrow else 4, len(jobs))
     rows = -(-len(jobs) // columns)
     figure = Figure(figsize=(4.2 if narrow else 9, 0.6 + 1.6 * rows), layout="constrained")
@@ -199,10 +226,10 @@ def _small_multiples(jobs: dict[str, list[Job]], name: str, looks: dict[str, Loo
     for i, (axis, (core, runs)) in enumerate(zip(grid.flat, jobs.items(), strict=False)):
         curves = [points for job in runs if len((points := known_points(job, name))[0])]
         for curve in curves:
-            axis.plot(*curve, color=looks[core].colour, linewidth=0.7, alpha=0.4)
+            axis.plot(*curve, color=looks[core].color, linewidth=0.7, alpha=0.4)
         if curves:
-            axis.plot(*interquartile_curve(curves), looks[core].dash, color=looks[core].colour, linewidth=2)
-        axis.set_title(core, color=looks[core].colour, loc="left", fontsize=8 if narrow else 9)
+            axis.plot(*interquartile_curve(curves), looks[core].dash, color=looks[core].color, linewidth=2)
+        axis.set_title(core, color=looks[core].color, loc="left", fontsize=8 if narrow else 9)
         axis.xaxis.set_major_formatter(EngFormatter(sep=""))
         axis.xaxis.set_major_locator(MaxNLocator(3))
         axis.tick_params(labelsize=7, labelbottom=i + columns >= len(jobs))
@@ -210,4 +237,38 @@ def _small_multiples(jobs: dict[str, list[Job]], name: str, looks: dict[str, Loo
         axis.set_axis_off()
     figure.supxlabel("env steps", fontsize=8)
     figure.supylabel(CURVES.get(name, name), fontsize=8)
+    return figure
+
+
+def _panels(
+    jobs: dict[str, list[FinishedJob]], algorithms: dict[str, str], looks: dict[str, Look], narrow: bool
+) -> Figure:
+    columns = 1 if narrow else min(2, len(jobs))
+    rows = -(-len(jobs) // columns)
+    figure = Figure(figsize=(4.2 if narrow else 9, 0.7 + 2.6 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    names = list(dict.fromkeys(algorithms.values()))
+    dashes = dict(zip(names, itertools.cycle(DASHES), strict=False))
+    shown: dict[str, Line2D] = {}
+    for axis, (task, runs) in zip(grid.flat, jobs.items(), strict=False):
+        for job in runs:
+            look, points = looks[job.core], known_points(job, "return_mean")
+            dash = dashes[algorithms[job.key]] if len(names) > 1 else look.dash
+            marker = "o" if len(points[0]) == 1 else None  # one record is no line
+            axis.plot(*points, dash, color=look.color, linewidth=1.2, alpha=0.8, marker=marker, markersize=4)
+            shown.setdefault(
+                job.core, Line2D([], [], color=look.color, linewidth=2, linestyle=dash if len(names) == 1 else "-")
+            )
+        axis.set_title(task, loc="left", fontsize=8 if narrow else 9)
+        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axis.tick_params(labelsize=7)
+    for axis in list(grid.flat)[len(jobs) :]:
+        axis.set_axis_off()
+    if len(names) > 1:
+        shown |= {name: Line2D([], [], color=GREY, linestyle=dashes[name]) for name in names}
+    figure.supxlabel("env steps", fontsize=8)
+    figure.supylabel("return, mean of recent episodes", fontsize=8)
+    figure.legend(
+        list(shown.values()), list(shown), loc="outside upper left", ncols=2 if narrow else 5, frameon=False, fontsize=8
+    )
     return figure

@@ -1,4 +1,4 @@
-"""One look per core, the same on every plot and page: colours that colour-blind readers can tell apart, and markers."""
+"""One look per core, the same on every plot and page: colors that color-blind readers can tell apart, and markers."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Iterable
 from typing import NamedTuple
 
-# Okabe and Ito's colours without the yellow, which is too pale for lines on white
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00", "#8A8A8A"]
+# Okabe and Ito's colors without the yellow, which is too pale for lines on white
+COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00", "#8A8A8A"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "p"]
 DASHES = ["-", "--", ":"]
 USUAL = ["bmru", "bmru+mingru", "gru", "mingru", "mlp", "lru", "lstm"]
@@ -17,7 +17,7 @@ USUAL = ["bmru", "bmru+mingru", "gru", "mingru", "mlp", "lru", "lstm"]
 class Look(NamedTuple):
     """How a core is drawn."""
 
-    colour: str
+    color: str
     marker: str
     dash: str
 
@@ -25,9 +25,9 @@ class Look(NamedTuple):
 def looks(cores: Iterable[str]) -> dict[str, Look]:
     """A look for every core: the usual ones have their own, the others take what is left, in order.
 
-    Where colours run out, they come again with another dash.
+    Where colors run out, they come again with another dash.
     """
-    every = [Look(*shown, dash) for dash, shown in itertools.product(DASHES, zip(COLOURS, MARKERS, strict=True))]
+    every = [Look(*shown, dash) for dash, shown in itertools.product(DASHES, zip(COLORS, MARKERS, strict=True))]
     cores = list(dict.fromkeys(cores))
     found = {core: every[USUAL.index(core)] for core in cores if core in USUAL}
     left = itertools.cycle([look for look in every if look not in found.values()])

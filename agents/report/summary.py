@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mru_rl.agents.report.data import MEASURES, Benchmark, Evaluation, Job, unique
+from mru_rl.agents.report.data import MEASURES, Benchmark, Evaluation, FinishedJob, unique
 from mru_rl.agents.report.statistics import Estimate, iqm_interval
 
 
@@ -37,12 +37,15 @@ def places(benchmark: Benchmark) -> list[Place]:
     return every + [Place(task, task=task) for task in tasks]
 
 
-def evaluations(benchmark: Benchmark, place: Place) -> list[tuple[Job, Evaluation]]:
+def evaluations(benchmark: Benchmark, place: Place) -> list[tuple[FinishedJob, Evaluation]]:
     """The evaluations of final runs there."""
     return [
-        (job, evaluation) for job in benchmark.finals if place.task in (None, job.task)
-        for evaluation in job.evaluations if place.x in (None, evaluation.x)
-    ]  # fmt: skip
+        (job, evaluation)
+        for job in benchmark.finals
+        if place.task in (None, job.task)
+        for evaluation in job.evaluations
+        if place.x in (None, evaluation.x)
+    ]
 
 
 def results(benchmark: Benchmark, core: str, place: Place) -> list[Result]:
@@ -84,7 +87,7 @@ def chosen_settings(benchmark: Benchmark, core: str) -> list[str]:
     return unique(job.setting_name for job in benchmark.finals if job.row == core)
 
 
-def is_chosen(benchmark: Benchmark, trial: Job) -> bool:
+def is_chosen(benchmark: Benchmark, trial: FinishedJob) -> bool:
     """Whether the final runs of the trial's core and task use its settings."""
     return any(
         (job.row, job.task, job.setting_name) == (trial.row, trial.task, trial.setting_name) for job in benchmark.finals

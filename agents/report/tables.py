@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from mru_rl.agents.records.checkpoint import write_atomically
@@ -33,17 +34,24 @@ def markdown(benchmark: Benchmark) -> str:
     head = ["core", *(_cell(place.label) for place in columns), "seeds", "parameters", "state", "setting"]
     lines = [f"{headline(benchmark, table)}", ""]
     if table:
-        lines += [_line(head), _line(["---"] + ["---:"] * (len(head) - 2) + ["---"])]
+        lines += [markdown_row(head), markdown_row(["---"] + ["---:"] * (len(head) - 2) + ["---"])]
     for core, known in table.items():
         finals = [job for job in benchmark.finals if job.row == core]
         sizes = [
             " to ".join(f"{n:,}" for n in sorted({min(v), max(v)}))
             for v in ([j.parameters for j in finals], [j.state_size for j in finals])
         ]
-        lines.append(_line([
-            f"`{core}`", *(known[place].text() if place in known else "-" for place in columns),
-            str(len({job.seed for job in finals})), *sizes, _cell(", ".join(chosen_settings(benchmark, core))),
-        ]))  # fmt: skip
+        lines.append(
+            markdown_row(
+                [
+                    f"`{core}`",
+                    *(known[place].text() if place in known else "-" for place in columns),
+                    str(len({job.seed for job in finals})),
+                    *sizes,
+                    _cell(", ".join(chosen_settings(benchmark, core))),
+                ]
+            )
+        )
     axis = f" by {benchmark.axis.label}" if benchmark.axis else ""
     chance = "" if benchmark.chance is None else f" Chance: {benchmark.chance:g}."
     commits = ", ".join(unique(str(job.provenance.get("commit")) for job in benchmark.jobs)) or "none"
@@ -59,5 +67,6 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def _line(cells: list[str]) -> str:
+def markdown_row(cells: Iterable[str]) -> str:
+    """A line of a markdown table."""
     return f"| {' | '.join(cells)} |"

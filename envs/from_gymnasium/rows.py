@@ -1,21 +1,22 @@
 """Single gymnasium envs side by side: what each returns is checked against its own spaces and laid out flat.
 
-Light on imports: a worker process reads this file and needs no torch.
+Light on imports: worker processes read this file and need no torch.
 """
 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
-from gymnasium import spaces
+
+from mru_rl.envs.columns import columns, counts, described, to_array
 
 
 class EnvError(RuntimeError):
-    """An env raised, died, hung, or returned what its own spaces do not allow. `traceback` is the env's own, "" for none."""
+    """An env raised, died, hung, or returned what its spaces do not allow. `traceback` is the env's own, "" if it has none."""
 
     def __init__(self, message: str, traceback: str = "") -> None:
         super().__init__(message)
@@ -23,7 +24,7 @@ class EnvError(RuntimeError):
 
 
 class RowStep(NamedTuple):
-    """One step of one env. final_obs: what it saw last where its episode ended, and has restarted; None elsewhere."""
+    """One step of one env. final_obs: the last obs of the episode that this step ended, None if it ended none."""
 
     obs: np.ndarray
     reward: float
@@ -33,18 +34,20 @@ class RowStep(NamedTuple):
 
 
 class Row:
-    """One env. obs: [columns], int64 where the whole space counts, else float32; restarts in the step that ends an episode.
+    """One env, restarted in the step that ends an episode. obs: [columns], int64 if the whole space counts, else float32.
 
-    Raises EnvError naming the row where the env raises, where what it returns is not what gymnasium.Env says, and where
-    an obs has another shape than its space or holds a number that a Discrete, MultiDiscrete or MultiBinary does not
-    have. Floats outside the bounds of a Box are taken as they are.
+    Raises EnvError naming the row if the env raises, if it returns what gymnasium.Env does not allow, and if an obs has
+    another shape than its space or holds a number that a Discrete, MultiDiscrete or MultiBinary does not have. Floats
+    outside the bounds of a Box are taken as they are.
     """
 
     def __init__(self, make: Callable[[], gymnasium.Env], row: int) -> None:
         self.row, self.steps = row, 0
         self.id = "an env"
         self.env = self._call("the making of", make)
-        self.id = self.env.spec.id if self.env.spec else type(self.env.unwrapped).__name__
+        self.id = name_of(self.env)
+        self.draws = getattr(self.env, "render_mode", None) == "rgb_array"
+        self.final_frame: np.ndarray | None = None
         self.space = self.env.observation_space
         self.dtype = np.int64 if counts(self.space) else np.float32
 
@@ -64,8 +67,17 @@ class Row:
         reward = self._number(result[1])
         terminated, truncated = (self._flag(value) for value in result[2:4])
         if not (terminated or truncated):
+            self.final_frame = None
             return RowStep(obs, reward, terminated, truncated, None)
+        self.final_frame = self.draw() if self.draws else None
         return RowStep(self.reset(), reward, terminated, truncated, obs)
+
+    def draw(self) -> np.ndarray:
+        """Return a picture of the env, uint8 [height, width, 3]; it must have been made with render_mode "rgb_array"."""
+        picture = self._call("render()", self.env.render)
+        if not (isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.shape[2:] == (3,)):
+            self._refuse("render() must return uint8 [height, width, 3]", described(picture))
+        return picture
 
     def close(self) -> None:
         self.env.close()
@@ -85,7 +97,7 @@ class Row:
             parts = columns(self.space, obs)
         except ValueError as error:
             self._refuse(f"an obs must fit observation_space {self.space}", str(error))
-        with np.errstate(over="ignore"):  # float64 that float32 cannot hold becomes infinite, which is looked for later
+        with np.errstate(over="ignore"):  # float64 that float32 cannot hold becomes infinite, and is refused later
             return np.concatenate(parts, dtype=self.dtype, casting="unsafe")
 
     def _number(self, reward: Any) -> float:
@@ -117,7 +129,7 @@ class Rows:
         self.rows = [Row(make, i) for i in range(count)]
 
     def reset(self, rows: Sequence[int], seeds: Sequence[int | None]) -> list[np.ndarray]:
-        """Start fresh episodes in some rows; the obs [columns] of each."""
+        """Start fresh episodes in some rows; return the obs [columns] of each."""
         return [self.rows[i].reset(seed) for i, seed in zip(rows, seeds, strict=True)]
 
     def step(self, actions: np.ndarray) -> list[RowStep]:
@@ -129,61 +141,15 @@ class Rows:
             row.close()
 
 
-def counts(space: spaces.Space) -> bool:
-    """Whether everything in an obs of this space is a whole number."""
-    if isinstance(space, (spaces.Dict, spaces.Tuple)):
-        return all(counts(part) for part in (space.values() if isinstance(space, spaces.Dict) else space.spaces))
-    return not isinstance(space, spaces.Box)
-
-
-def columns(space: spaces.Space, value: Any) -> list[np.ndarray]:
-    """The arrays inside an obs, each flat, in the order of the space; numbers count from 0.
-
-    Raises ValueError saying what arrived where it does not fit.
-    """
-    if isinstance(space, spaces.Dict):
-        if not isinstance(value, Mapping) or value.keys() != space.spaces.keys():
-            raise ValueError(described(value))
-        return [leaf for name, part in space.spaces.items() for leaf in columns(part, value[name])]
-    if isinstance(space, spaces.Tuple):
-        if not isinstance(value, (tuple, list)) or len(value) != len(space.spaces):
-            raise ValueError(described(value))
-        return [leaf for part, inner in zip(space.spaces, value, strict=True) for leaf in columns(part, inner)]
-    try:
-        array = np.asarray(value)
-    except (TypeError, ValueError):  # lists of unequal lengths, tensors without data
-        raise ValueError(described(value)) from None
-    if array.shape != space.shape or array.dtype.kind not in "biuf":
-        raise ValueError(described(value))
-    if isinstance(space, spaces.Box):
-        return [array.reshape(-1)]
-    start = getattr(space, "start", 0)
-    several = (
-        2
-        if isinstance(space, spaces.MultiBinary)
-        else getattr(space, "n", None) or cast("spaces.MultiDiscrete", space).nvec
-    )
-    if array.dtype.kind == "f" or not ((array >= start) & (array < start + several)).all():
-        raise ValueError(f"{array.tolist()} ({array.dtype})")
-    return [(array - start).reshape(-1)]
+def name_of(env: gymnasium.Env) -> str:
+    """Return the id of an env, or the name of its class where it has none."""
+    return env.spec.id if env.spec else type(env.unwrapped).__name__
 
 
 def _scalar(value: Any, kinds: str) -> Any:
-    """The one number in a value, where it is of one of numpy's kinds; None for everything else."""
+    """Return the one number in a value if it is of one of numpy's kinds, None for everything else."""
     try:
-        array = np.asarray(value)
-    except (TypeError, ValueError):  # lists of unequal lengths, tensors without data
+        array = to_array(value)
+    except ValueError:
         return None
     return array.reshape(()) if array.size == 1 and array.dtype.kind in kinds else None
-
-
-def described(value: Any) -> str:
-    """What a value is, in few words."""
-    if isinstance(value, Mapping):
-        return f"a dict of {', '.join(map(repr, value)) or 'nothing'}"
-    if isinstance(value, tuple):
-        return f"a tuple of {len(value)}"
-    if isinstance(value, (np.ndarray, np.generic)):
-        return f"{value.dtype} {list(value.shape)}"
-    text = repr(value)
-    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"

@@ -11,13 +11,14 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
-from gymnasium import spaces
 from torch import Tensor
 
 from mru_rl.envs.actions import action_layout
-from mru_rl.envs.base import BatchedEnv, NonFiniteError, Step, check_count, derive_seeds
-from mru_rl.envs.from_gymnasium.rows import EnvError, Rows
+from mru_rl.envs.base import BatchedEnv, Step, check_count, derive_seeds
+from mru_rl.envs.columns import described, from_zero
+from mru_rl.envs.from_gymnasium.rows import EnvError, Rows, name_of
 from mru_rl.envs.from_gymnasium.workers import WorkerRows
+from mru_rl.envs.native import native_action
 
 MAKE_OPTIONS = {"max_episode_steps", "disable_env_checker", "render_mode"}
 """Options of gymnasium.make itself, open to every id."""
@@ -26,24 +27,35 @@ WORKER_OPTIONS = {"workers", "worker_seconds", "worker_restarts"}
 
 
 class GymnasiumEnv(BatchedEnv):
-    """A gymnasium id as a batched env; restarts in the same step, so that no phantom transition is ever seen.
+    """A gymnasium id, or a function that makes a gymnasium env, as a batched env.
 
+    A finished row restarts in the same step, so that no phantom transition is ever seen.
+
+    id          a registered id; or None with `factory`, called without arguments once per row and once to look at the
+                spaces. The id is then that of the env's spec, or the name of its class
     options     workers: "sync" steps the envs one after the other here, "process" gives each a daemon process (a
-                script that uses those keeps its code under `if __name__ == "__main__":`). A process that dies, raises
-                or does not answer within `worker_seconds` is replaced and the row's episode cut (truncated), up to
-                `worker_restarts` times; then EnvError is raised. Everything else goes to the env's constructor or
-                to gymnasium.make
-    spaces      numbers start at 0 on both sides, also where the env's own do not; obs is laid out as BatchedEnv says
+                script that uses those keeps its code under `if __name__ == "__main__":`; a factory is sent there by
+                cloudpickle). A process that dies, raises or does not answer within `worker_seconds` is replaced and the
+                row's episode cut (truncated), up to `worker_restarts` times; then EnvError is raised. With an id,
+                everything else goes to the env's constructor or to gymnasium.make
+    spaces      numbers start at 0, also where the env's own do not: see `native_observation_space`; obs is laid out as
+                BatchedEnv says
     seeds       row i is seeded once, from `seed` and i; later episodes go on with the env's own generator
-    horizon     the id's max_episode_steps, or upstream popgym's max_episode_length; success is its reward_threshold
+    horizon     the id's max_episode_steps, the limit of a TimeLimit wrapper, or upstream popgym's max_episode_length;
+                success is the id's reward_threshold
+    pictures    with render_mode="rgb_array" and workers="sync"
     state       cannot be saved: after a resume, episodes start fresh
+
+    Raises ValueError for options that the env does not take, a package that is not installed and spaces that are not
+    supported, TypeError for a factory that does not return a gymnasium.Env.
     """
 
     def __init__(
         self,
         *,
-        id: str,
+        id: str | None = None,
         num_envs: int,
+        factory: Callable[[], gymnasium.Env] | None = None,
         seed: int = 0,
         device: str | torch.device = "cpu",
         workers: str = "sync",
@@ -51,14 +63,25 @@ class GymnasiumEnv(BatchedEnv):
         worker_restarts: int = 10,
         **options: Any,
     ) -> None:
+        if (id is None) == (factory is None) or (factory is not None and options):
+            raise ValueError(
+                f"an env is made from an id and options or from a factory alone, got id={id!r}, factory={factory!r} and "
+                f"options {options}; give options inside the factory"
+            )
         if workers not in WORKERS:
             raise ValueError(f"workers must be one of {sorted(WORKERS)}, got {workers!r}; use 'sync' for cheap envs")
         check_count(num_envs, name="num_envs", least=1)
         check_count(worker_restarts, name="worker_restarts", least=0)
         if not worker_seconds > 0:
             raise ValueError(f"worker_seconds must be positive, got {worker_seconds}; give how long a step may take")
-        arguments = options if not is_popgym(id) else {"disable_env_checker": True, **options}
-        probe = make_single(id, arguments)
+        if id is not None:
+            arguments = options if not is_popgym(id) else {"disable_env_checker": True, **options}
+            probe = make_single(id, arguments)
+            self._make: Callable[[], gymnasium.Env] = partial(gymnasium.make, gymnasium.spec(id), **arguments)
+        else:
+            assert factory is not None
+            probe, self._make = call_factory(factory), factory
+            id = name_of(probe)
         try:
             action_layout(probe.action_space)
             self._native_observation_space, self._native_action_space = probe.observation_space, probe.action_space
@@ -76,20 +99,27 @@ class GymnasiumEnv(BatchedEnv):
                     **options,
                 },
             )
-            self.horizon = probe.spec.max_episode_steps if probe.spec else None
+            self.horizon = time_limit(probe)
             if self.horizon is None and is_popgym(id):
                 self.horizon = getattr(probe.unwrapped, "max_episode_length", None)
             self.success_return = probe.spec.reward_threshold if probe.spec else None
-            self.summary = (inspect.getdoc(type(probe.unwrapped)) or "").split("\n")[0]
+            self.summary = (type(probe.unwrapped).__doc__ or "").strip().split("\n")[0]
+            self.can_render = workers == "sync" and probe.render_mode == "rgb_array"
         finally:
             probe.close()
         self._seeds: list[int] | None = derive_seeds(seed, num_envs).tolist()
         self._rows: Rows | WorkerRows | None = None
         self._restarts_before = 0
-        self._make = partial(gymnasium.make, gymnasium.spec(id), **arguments)
         self._workers = workers
         self._worker_limits: dict[str, Any] = {"seconds": worker_seconds, "restarts": worker_restarts}
-        self._action_start = action_start(self._native_action_space)
+
+    @property
+    def native_observation_space(self) -> gymnasium.Space:
+        return self._native_observation_space
+
+    @property
+    def native_action_space(self) -> gymnasium.Space:
+        return self._native_action_space
 
     def _open(self) -> Rows | WorkerRows:
         if self._workers == "process":
@@ -120,7 +150,7 @@ class GymnasiumEnv(BatchedEnv):
         if self._rows is None:
             raise RuntimeError(f"{self.id} steps only after a reset, got step() first; call env.reset() once")
         self._check_action(action)
-        native = action.detach().cpu().numpy().astype(self._native_action_space.dtype) + self._action_start
+        native = native_action(self._native_action_space, action, batched=True)
         shown, paid, ended, cut, last = zip(*self._ask(self._rows.step, native), strict=True)
         obs = self._to_tensor(shown, range(self.num_envs))
         reward = torch.tensor(paid, dtype=torch.float32, device=self.device)
@@ -133,7 +163,7 @@ class GymnasiumEnv(BatchedEnv):
         return Step(obs, reward, self._flags(ended), self._flags(cut), final_obs)
 
     def _ask(self, method: Callable[..., Any], *args: Any) -> Any:
-        """What the rows answer; where one of them fails for good, all of them are closed."""
+        """Return what the rows answer; if one of them fails for good, close all of them."""
         try:
             return method(*args)
         except EnvError:
@@ -142,8 +172,22 @@ class GymnasiumEnv(BatchedEnv):
 
     @property
     def worker_restarts(self) -> int:  # type: ignore[override]
-        """Worker processes that were replaced so far."""
+        """Number of worker processes that were replaced so far."""
         return self._restarts_before + (0 if self._rows is None else self._rows.restarts)
+
+    def render(self) -> np.ndarray:
+        """Return a picture of row 0 as it is now, uint8 [height, width, 3]; see `final_frame` for the end of an episode."""
+        if not self.can_render:
+            return super().render()
+        if self._rows is None:
+            raise RuntimeError(f"{self.id} draws only after a reset; call env.reset() once")
+        assert isinstance(self._rows, Rows)
+        return self._rows.rows[0].draw()
+
+    @property
+    def final_frame(self) -> np.ndarray | None:  # type: ignore[override]
+        """Last picture of the episode of row 0 that the last step ended; None: it ended none, or the env draws none."""
+        return self._rows.rows[0].final_frame if isinstance(self._rows, Rows) else None
 
     def close(self) -> None:
         """Close the envs and end their processes; a later reset opens them again."""
@@ -156,43 +200,81 @@ class GymnasiumEnv(BatchedEnv):
         return torch.tensor(flags, dtype=torch.bool, device=self.device)
 
     def _to_tensor(self, obs: Sequence[np.ndarray], rows: Sequence[int]) -> Tensor:
-        """One new tensor of what some rows show."""
+        """Return one new tensor of what some rows show."""
         tensor = torch.from_numpy(np.stack(obs)).reshape(len(obs), *self._encoding.shape)
         if tensor.dtype == torch.float32:
             self._require_finite(tensor, "observation", rows)
         return tensor.to(self.device)
 
-    def _require_finite(self, values: Tensor, what: str, rows: Sequence[int]) -> None:
-        if not self.refuse_nonfinite or values.isfinite().all():
-            return
-        row = rows[int((~values.isfinite()).reshape(values.shape[0], -1).any(1).nonzero()[0])]
-        raise NonFiniteError(
-            f"env {self.id} returned {what} values that are NaN or infinite in row {row}; mend the env or wrap it: an agent "
-            "cannot learn from it"
-        )
-
 
 def is_popgym(id: str) -> bool:
+    """Return True for an id of upstream popgym."""
     return id.startswith("popgym-")
 
 
 def make_single(id: str, arguments: dict[str, Any]) -> gymnasium.Env:
-    """Make one env of a registered id, or say which arguments it takes."""
+    """Make one env of a registered id.
+
+    Raises ValueError for arguments that it does not take, naming those it takes, and for a package that is missing.
+    """
     if is_popgym(id):
         importlib.import_module("popgym")
-    known, takes_any = constructor_options(gymnasium.spec(id).entry_point)
-    unknown = [] if takes_any else [name for name in arguments if name not in known | MAKE_OPTIONS]
-    if unknown:
-        raise ValueError(
-            f"{id} has no option {', '.join(map(repr, unknown))}; it has {', '.join(sorted(known | WORKER_OPTIONS))}, and "
-            f"gymnasium.make's {', '.join(sorted(MAKE_OPTIONS))}"
-        )
     try:
+        known, takes_any = constructor_options(gymnasium.spec(id).entry_point)
+        unknown = [] if takes_any else [name for name in arguments if name not in known | MAKE_OPTIONS]
+        if unknown:
+            raise ValueError(
+                f"{id} has no option {', '.join(map(repr, unknown))}; it has {', '.join(sorted(known | WORKER_OPTIONS))}, "
+                f"and gymnasium.make's {', '.join(sorted(MAKE_OPTIONS))}"
+            )
         return gymnasium.make(id, **arguments)
+    except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
+        raise missing_package(id, error) from error
     except TypeError as error:
         if not arguments:
             raise
         raise ValueError(f"{id} does not take the options {arguments}: {error}; leave out the one it names") from error
+
+
+def missing_package(id: str, error: Exception) -> ValueError:
+    """Return the error that an env needs a package that is not installed; gymnasium's own names the pip command."""
+    said = " ".join(str(error).split()).rstrip(".")
+    move = "" if "pip install" in said else "; install the package that holds it"
+    return ValueError(f"{id} needs another package: {said}{move}")
+
+
+def call_factory(factory: Callable[[], gymnasium.Env]) -> gymnasium.Env:
+    """Return the env that a factory makes. Raises TypeError if it takes arguments or returns no gymnasium.Env."""
+    try:
+        inspect.signature(factory).bind()
+    except TypeError as error:
+        raise TypeError(
+            f"a factory is called without arguments, got {factory!r} ({error}); wrap it: lambda: {_name(factory)}(...)"
+        ) from None
+    except ValueError:  # built in, without a signature
+        pass
+    env = factory()
+    if not isinstance(env, gymnasium.Env):
+        raise TypeError(
+            f"a factory must return a gymnasium.Env, got {described(env)}; give VectorEnvs and batched envs as they are, "
+            "without a function around them"
+        )
+    return env
+
+
+def _name(factory: Any) -> str:
+    return getattr(factory, "__name__", type(factory).__name__)
+
+
+def time_limit(env: gymnasium.Env) -> int | None:
+    """Return the most steps an episode can take by the TimeLimits around an env, or else by its spec; None: unknown."""
+    limits = []
+    inner: Any = env
+    while isinstance(inner, gymnasium.Wrapper):
+        if isinstance(inner, gymnasium.wrappers.TimeLimit):
+            limits.append(inner._max_episode_steps)
+        inner = inner.env
+    return min(limits, default=env.spec.max_episode_steps if env.spec else None)
 
 
 def constructor_options(entry_point: str | Callable[..., Any] | None) -> tuple[set[str], bool]:
@@ -204,21 +286,3 @@ def constructor_options(entry_point: str | Callable[..., Any] | None) -> tuple[s
     parameters = inspect.signature(constructor).parameters.values()
     named = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     return named, any(p.kind is p.VAR_KEYWORD for p in parameters)
-
-
-def from_zero(space: spaces.Space) -> spaces.Space:
-    """Return the space with every Discrete and MultiDiscrete in it counted from 0."""
-    if isinstance(space, spaces.Discrete) and space.start != 0:
-        return spaces.Discrete(space.n)
-    if isinstance(space, spaces.MultiDiscrete) and space.start.any():
-        return spaces.MultiDiscrete(space.nvec)
-    if isinstance(space, spaces.Tuple):
-        return spaces.Tuple([from_zero(part) for part in space.spaces])
-    if isinstance(space, spaces.Dict):
-        return spaces.Dict([(name, from_zero(part)) for name, part in space.spaces.items()])
-    return space
-
-
-def action_start(space: spaces.Space) -> Any:
-    """Return what to add to an action counted from 0."""
-    return space.start if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)) else np.zeros((), space.dtype)

@@ -1,6 +1,6 @@
-"""Gymnasium envs in a process each, that may die, hang or raise: the row is cut and goes on in a new process.
+"""Gymnasium envs in a process each. One that dies, hangs or raises is replaced: its episode is cut, its row goes on.
 
-Written here because gymnasium's AsyncVectorEnv raises for all rows as soon as one worker fails, waits for ever on one
+Written here because gymnasium's AsyncVectorEnv raises for all rows as soon as one worker fails, waits for ever for one
 that hangs or was killed, and cannot start a single one anew.
 """
 
@@ -30,23 +30,23 @@ from mru_rl.envs.from_gymnasium.rows import EnvError, Row, RowStep
 START_METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 """Never fork: a forked child of a process that has run torch can hang in its thread pools."""
 START_SECONDS = 300.0
-"""An env is to be made within this time; many processes that import at once on few cores are slow."""
+"""An env must be made within this time; many processes that import at once on few cores are slow."""
 CLOSE_SECONDS = 5.0
-"""Processes that are asked to close their env and have not after this time are killed."""
+"""Processes that have not closed their env after this time are killed."""
 _LONGEST_WAIT = 3600.0
-"""Seconds that selectors are asked to wait at once; they take no infinite times."""
+"""Most seconds in one wait of a selector, which takes no infinite time."""
 _LENGTH = 8
-"""Bytes before an answer that say how long it is."""
+"""Bytes before an answer that hold its length."""
 
 _log = logging.getLogger("mru_rl.envs")
 
 
 class WorkerRows:
-    """Envs stepped side by side, a daemon process each, in a process group of its own.
+    """Envs stepped side by side, each in a daemon process with a process group of its own.
 
     A worker that raises, dies or does not answer within `seconds` is killed with all it started, and its row goes on in
-    a new process: where that was asked to step, the episode is cut (truncated, reward 0) at the last obs it showed. The
-    failure after `restarts` of those ends all workers and raises EnvError with the worker's own traceback.
+    a new process. If it was stepping, the episode is cut (truncated, reward 0) at the last obs it showed. After `restarts`
+    replacements the next failure ends all workers and raises EnvError with the worker's own traceback.
     """
 
     def __init__(self, make: Callable[[], gymnasium.Env], count: int, *, seconds: float, restarts: int) -> None:
@@ -66,7 +66,7 @@ class WorkerRows:
             self._renew(row, error)
 
     def reset(self, rows: Sequence[int], seeds: Sequence[int | None]) -> list[np.ndarray]:
-        """Start fresh episodes in some rows; the obs [columns] of each."""
+        """Start fresh episodes in some rows; return the obs [columns] of each."""
         for row, seed in zip(rows, seeds, strict=True):
             self._seeds[row] = seed if seed is not None else self._seeds[row]
             self._workers[row].send(("reset", seed))
@@ -90,7 +90,7 @@ class WorkerRows:
         return [answers[row] for row in range(len(self._workers))]
 
     def close(self) -> None:
-        """Close the envs and end their processes, those that do not end by themselves by force."""
+        """Close the envs and end their processes, by force if they do not end by themselves."""
         for worker in self._workers:
             worker.send(("close", None))
         deadline = time.monotonic() + CLOSE_SECONDS
@@ -100,7 +100,7 @@ class WorkerRows:
         self._selector.close()
 
     def _answers(self, rows: Sequence[int], seconds: float) -> tuple[dict[int, Any], dict[int, EnvError]]:
-        """What the workers of some rows answer, and the error of each that failed."""
+        """Return what the workers of some rows answer, by row, and the error of each that failed."""
         answers: dict[int, Any] = {}
         failed: dict[int, EnvError] = {}
         waiting, deadline = set(rows), time.monotonic() + seconds
@@ -135,8 +135,14 @@ class WorkerRows:
                     error.traceback,
                 ) from None
             self.restarts += 1
-            _log.warning("%s; row %d goes on in a new process (restart %d of %d)\n%s", error, row, self.restarts,
-                         self.limit, error.traceback)  # fmt: skip
+            _log.warning(
+                "%s; row %d goes on in a new process (restart %d of %d)\n%s",
+                error,
+                row,
+                self.restarts,
+                self.limit,
+                error.traceback,
+            )
             self._workers[row] = _Worker(self._context, self._make, row)
             self._selector.register(self._workers[row].pipe, selectors.EVENT_READ, row)
             _, failed = self._answers([row], START_SECONDS)
@@ -145,7 +151,7 @@ class WorkerRows:
             error = failed[row]
 
     def _restart(self, row: int) -> np.ndarray:
-        """The first obs of a new worker, on a seed that follows from the row's and from how many restarts there were."""
+        """Return the first obs of a new worker, whose seed follows from the row's and from the number of restarts."""
         while True:
             seed = np.random.SeedSequence([self._seeds[row] or 0, self.restarts]).generate_state(1)[0]
             self._workers[row].send(("reset", int(seed)))
@@ -177,10 +183,10 @@ class _Worker:
             self.pipe.send(request)
 
     def receive(self) -> Any:
-        """Its answer, None while parts of it are to come. To be called where there is something to read, and never waits:
-        a worker that stops in the middle of its answer hangs like any other.
+        """Return its answer, None while parts of it are missing. Call it when there is something to read; it never waits.
 
-        Raises EnvError where the env raised or the process is gone.
+        A worker that stops in the middle of its answer hangs like any other. Raises EnvError if the env raised or the
+        process is gone.
         """
         piece = b""
         with contextlib.suppress(OSError):
@@ -198,13 +204,13 @@ class _Worker:
         return answer
 
     def hung(self, seconds: float) -> EnvError:
-        """The error that it did not answer, with where it is now."""
+        """Return the error that it did not answer, with the place in its code where it is now."""
         with contextlib.suppress(OSError):
             os.kill(self.process.pid, signal.SIGUSR1)
         return EnvError(f"the worker of row {self.row} did not answer within {seconds:g} seconds", self._dumped())
 
     def _dumped(self) -> str:
-        """What faulthandler wrote for it: comes in pieces, and is over when none has come for half a second."""
+        """Return what faulthandler wrote for it: it comes in pieces and is over when none has come for half a second."""
         pieces = []
         while select.select([self._dump], [], [], 0.5)[0]:
             piece = os.read(self._dump.fileno(), 2**16)
@@ -214,12 +220,12 @@ class _Worker:
         return b"".join(pieces).decode(errors="replace")
 
     def wait(self, deadline: float) -> None:
-        """Wait for its end until a moment of the monotonic clock."""
+        """Wait for its end until a time of the monotonic clock."""
         if not self.pipe.closed:
             self.process.join(max(deadline - time.monotonic(), 0))
 
     def end(self) -> None:
-        """Kill it and all it started; once."""
+        """Kill it and all it started; more calls do nothing."""
         if self.pipe.closed:
             return
         for kill in (os.killpg, os.kill):  # its group is there as soon as it runs our code
@@ -238,7 +244,7 @@ def _kill_all(workers: list[_Worker]) -> None:
 
 
 def _serve(make: CloudpickleWrapper, row: int, pipe: Any, dump: Any, life: Any) -> None:
-    """What a worker does: makes the env and answers requests, until the pipe closes."""
+    """Be a worker: make the env and answer requests until the pipe closes."""
     _end_with_the_reader_of(life.fileno())
     faulthandler.enable(dump.fileno())
     faulthandler.register(signal.SIGUSR1, dump.fileno())
@@ -266,9 +272,11 @@ def _answer(pipe: Any, answer: Any) -> None:
 
 
 def _end_with_the_reader_of(fd: int) -> None:
-    """Have the kernel kill this process and those it starts when the last reader of a pipe is gone: the parent, however
-    it ended. Whatever they are busy with then, Python code of theirs need not run for it. It kills for whatever is
-    read from the pipe as well, so nothing is to be sent there."""
+    """Have the kernel kill this process and those it starts when the last reader of a pipe, the parent, is gone.
+
+    However the parent ended and whatever they are busy with, no Python code of theirs needs to run for it. Reading from
+    the pipe kills as well, so nothing may be sent there.
+    """
     os.setpgid(0, 0)
     if not hasattr(fcntl, "F_SETSIG"):  # Linux alone; elsewhere a worker ends when it next asks for a request
         return

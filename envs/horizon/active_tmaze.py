@@ -108,7 +108,7 @@ class ActiveTMaze(TensorEnv):
         return torch.stack((self.cue, way, self.seen | (self.square == 0), time), dim=1)
 
     def right_action(self) -> Tensor:
-        """What leads to the perfect return: back until the cue was seen, on to the junction, the turn."""
+        """Return the action that leads to the perfect return: back until the cue was seen, on to the junction, the turn."""
         known = self.seen | (self.square == 0)
         walk = torch.where(known, FORWARD, BACK)
         return torch.where(known & (self.square == self.junction), self.cue, walk)

@@ -72,6 +72,6 @@ class Contamination(RecallFirst):
 
 
 def normal(unit: Tensor) -> Tensor:
-    """Standard normal numbers, finite, from float32 numbers in [0, 1), which are multiples of 2^-24."""
+    """Return finite standard normal numbers made from float32 numbers in [0, 1), which are multiples of 2^-24."""
     middle = unit.double() + 2**-25  # wide, so that rounding back hides which instructions computed it
     return (math.sqrt(2) * torch.erfinv(2 * middle - 1)).float()

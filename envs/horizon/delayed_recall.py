@@ -59,9 +59,13 @@ class DelayedRecall(ScriptedEnv):
         high = np.array([1] * channels + [self.noise_width], dtype=np.float32)
         low = np.array([0] * channels + [-self.noise_width], dtype=np.float32)
         options = {
-            "bits": bits, "symbols": self.symbols, "delay": self.delay, "numbered": self.numbered,
-            "window": self.window, "noise": self.noise_width,
-        }  # fmt: skip
+            "bits": bits,
+            "symbols": self.symbols,
+            "delay": self.delay,
+            "numbered": self.numbered,
+            "window": self.window,
+            "noise": self.noise_width,
+        }
         actions = Discrete(self.symbols)
         super().__init__(observation_space=Box(low, high), action_space=actions, options=options, **common)
         self.markov_space = MultiDiscrete([self.symbols] * self.slots + [self.slots + 1])
@@ -91,7 +95,7 @@ class DelayedRecall(ScriptedEnv):
         return {"position": self._positions(lead), "noise": spread(self._uniform(lead), self.noise_width)}
 
     def _slot(self, scene: Scene) -> Tensor:
-        """The slot whose window it is or that is asked for, any slot where neither is the case."""
+        """Return the slot whose window it is or that is asked for, any slot where neither is the case."""
         position = scene["position"]
         slot = torch.where(self._asked(scene), position - self.first_question, position // self.window)
         return slot.clamp(max=self.slots - 1)
@@ -117,7 +121,7 @@ class DelayedRecall(ScriptedEnv):
 
 
 def count_slots(bits: int, symbols: int) -> int:
-    """How many symbols hold so many bits."""
+    """Return how many symbols hold so many bits. Raises ValueError if that is not a whole number."""
     per_symbol = symbols.bit_length() - 1
     if symbols != 2**per_symbol or bits % per_symbol:
         raise ValueError(

@@ -93,7 +93,7 @@ class EventCount(ScriptedEnv):
 
 
 def steps_at(chance: float, modulus: int, length: int) -> np.ndarray:
-    """S(a) for every a: at how many of the steps t < length, on average, t coins of that chance count up to a."""
+    """Return S(a) for every a: the mean number of steps t < length at which t coins of that chance count up to a."""
     j = np.arange(1, modulus)
     root = np.exp(2j * np.pi * j / modulus)
     step = 1 - chance + chance * root

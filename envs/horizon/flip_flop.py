@@ -73,7 +73,7 @@ class FlipFlop(ScriptedEnv):
         return {"position": self._positions(lead), "pulse": pulse, "bit": self._held(pulse), "noise": noise}
 
     def _held(self, pulse: Tensor) -> Tensor:
-        """The bits [..., B, n] after these pulses."""
+        """Return the bits [..., B, n] after these pulses."""
         value = (pulse > 0).long()
         if pulse.ndim == 2:
             return torch.where(pulse != 0, value, self.bit)
@@ -82,7 +82,7 @@ class FlipFlop(ScriptedEnv):
         return torch.cat((self.bit.unsqueeze(0), value)).gather(0, last)
 
     def _pulses(self, unit: Tensor, *, chance: float) -> Tensor:
-        """+1, -1 or 0 per bit from a number in [0, 1): a pulse where it lies below the chance."""
+        """Return +1, -1 or 0 per bit from a number in [0, 1): a pulse where it lies below the chance."""
         unit = unit[..., : self.bits]
         return (unit < chance).float() - 2.0 * (unit < chance / 2)
 

@@ -1,4 +1,4 @@
-"""KeyDoor: among many things of all colours one is a key, and the door at the end asks for its colour."""
+"""KeyDoor: among many things of all colors one is a key, and the door at the end asks for its color."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from mru_rl.envs.horizon.scripted import Lead, Scene, ScriptedEnv
 
 
 class KeyDoor(ScriptedEnv):
-    """Walk a corridor past things of all colours; the door at its end opens to the colour of the one key among them.
+    """Walk a corridor past things of all colors; the door at its end opens to the color of the one key among them.
 
-    obs         float32 [B, colours + 3]: colour of the thing on show, one-hot, 0 where there is none; 1 for a thing
+    obs         float32 [B, colors + 3]: color of the thing on show, one-hot, 0 where there is none; 1 for a thing
                 that is no key; 1 for the key; 1 at the door
-    action      int64 [B], a colour; counts at the door only
-    reward      at the door +1 for the colour of the key, -1 for another; 0 before
+    action      int64 [B], a color; counts at the door only
+    reward      at the door +1 for the color of the key, -1 for another; 0 before
     horizon     length + 1 steps, then terminated; never truncated. The door is at step `length`; `final_obs` is blank
-    reset       colour of the key uniform; it lies at a step uniform in the first half of the corridor, from 0 to
-                (length + 1) // 2 - 1. At every other step there is a thing with probability `things`, of any colour
-    options     length (>= 1, default 100), colours (>= 2, default 4), things (0 to 1, default 0.5)
-    markov      int64 [B, 2]: colour of the key; 1 at the door
-    baselines   perfect 1. Without memory 2 / colours - 1. Success is a return of at least 0.5, that is: the right colour
+    reset       color of the key uniform; it lies at a step uniform in the first half of the corridor, from 0 to
+                (length + 1) // 2 - 1. At every other step there is a thing with probability `things`, of any color
+    options     length (>= 1, default 100), colors (>= 2, default 4; colours is the same), things (0 to 1, default 0.5)
+    markov      int64 [B, 2]: color of the key; 1 at the door
+    baselines   perfect 1. Without memory 2 / colors - 1. Success is a return of at least 0.5, that is: the right color
     source      this project, after the key-to-door tasks of Hung et al. 2019, arXiv:1810.06721, known from others'
                 accounts: what is kept here is the key, its door and the distractors. State per env is O(1) in length
     """
@@ -34,31 +34,36 @@ class KeyDoor(ScriptedEnv):
     key: Tensor
     key_at: Tensor
     thing: Tensor
-    colour: Tensor
+    color: Tensor
 
-    def __init__(self, *, length: int = 100, colours: int = 4, things: float = 0.5, **common: Any) -> None:
+    def __init__(
+        self, *, length: int = 100, colors: int = 4, things: float = 0.5, colours: int | None = None, **common: Any
+    ) -> None:
         self.length = check_count(length, name="KeyDoor's option length", least=1)
-        self.colours = check_count(colours, name="KeyDoor's option colours", least=2)
+        colors = colors if colours is None else colours  # the older name
+        self.colors = check_count(colors, name="KeyDoor's option colors", least=2)
         self.things = check_number(
             things, name="KeyDoor's option things", least=0, most=1, hint="it is a chance per step, 0 for none"
         )
         super().__init__(
-            observation_space=Box(0, 1, (self.colours + 3,)), action_space=Discrete(self.colours),
-            options={"length": self.length, "colours": self.colours, "things": self.things}, **common,
-        )  # fmt: skip
-        self.markov_space = MultiDiscrete([self.colours, 2])
+            observation_space=Box(0, 1, (self.colors + 3,)),
+            action_space=Discrete(self.colors),
+            options={"length": self.length, "colors": self.colors, "things": self.things},
+            **common,
+        )
+        self.markov_space = MultiDiscrete([self.colors, 2])
         self.horizon = self.length + 1
         self.set_pay(1.0, -1.0)
-        self.perfect_return, self.memoryless_return = 1.0, 2 / self.colours - 1
-        self.palette = torch.arange(self.colours, device=self.device)
+        self.perfect_return, self.memoryless_return = 1.0, 2 / self.colors - 1
+        self.palette = torch.arange(self.colors, device=self.device)
         self.register_state("key", torch.zeros(self.num_envs, dtype=torch.int64, device=self.device))
         self.register_state("key_at", torch.zeros(self.num_envs, dtype=torch.int64, device=self.device))
         self.register_moving("thing", torch.zeros(self.num_envs, dtype=torch.bool, device=self.device))
-        self.register_moving("colour", torch.zeros(self.num_envs, dtype=torch.int64, device=self.device))
+        self.register_moving("color", torch.zeros(self.num_envs, dtype=torch.int64, device=self.device))
 
     def _reset(self, mask: Tensor) -> None:
         rows = mask.nonzero().squeeze(1)
-        for name, count in (("key", self.colours), ("key_at", (self.length + 1) // 2)):
+        for name, count in (("key", self.colors), ("key_at", (self.length + 1) // 2)):
             self._state[name][rows] = torch.randint(count, (len(rows),), generator=self.generator, device=self.device)
         for name, value in self._next(self._uniform_rows(len(rows), 2)).items():
             self._state[name][rows] = value
@@ -68,14 +73,14 @@ class KeyDoor(ScriptedEnv):
         return {"position": self._positions(lead)} | self._next(self._uniform(lead, 2))
 
     def _next(self, unit: Tensor) -> Scene:
-        return {"thing": unit[..., 0] < self.things, "colour": (unit[..., 1] * self.colours).long()}
+        return {"thing": unit[..., 0] < self.things, "color": (unit[..., 1] * self.colors).long()}
 
     def _frames(self, scene: Scene) -> Tensor:
         key = scene["position"] == self.key_at
         thing = scene["thing"] & ~key & (scene["position"] < self.length)
-        colour = torch.where(key, self.key, scene["colour"]).unsqueeze(-1) == self.palette
+        color = torch.where(key, self.key, scene["color"]).unsqueeze(-1) == self.palette
         marks = torch.stack((thing, key, self._asked(scene)), dim=-1)
-        return torch.cat((colour & (key | thing).unsqueeze(-1), marks), dim=-1).float()
+        return torch.cat((color & (key | thing).unsqueeze(-1), marks), dim=-1).float()
 
     def _hidden(self, scene: Scene) -> Tensor:
         return torch.stack((self._answers(scene), self._asked(scene)), dim=-1)

@@ -45,9 +45,11 @@ class RecallFirst(ScriptedEnv):
         self.symbols = check_count(symbols, name=f"{task}'s option symbols", least=2)
         self.ask = check_choice(ask, name=f"{task}'s option ask", choices=ASK)
         super().__init__(
-            observation_space=Box(0, 1, (self.symbols + 2,)), action_space=Discrete(self.symbols),
-            options={"length": self.length, "symbols": self.symbols, "ask": self.ask}, **common,
-        )  # fmt: skip
+            observation_space=Box(0, 1, (self.symbols + 2,)),
+            action_space=Discrete(self.symbols),
+            options={"length": self.length, "symbols": self.symbols, "ask": self.ask},
+            **common,
+        )
         self.markov_space = MultiDiscrete([self.symbols, 2])
         self.horizon = self.length + 1
         self.alphabet = torch.arange(self.symbols, device=self.device)
@@ -73,7 +75,7 @@ class RecallFirst(ScriptedEnv):
         return {"position": self._positions(lead)} | self._next(self._uniform(lead, *self.draws))
 
     def _next(self, unit: Tensor) -> Scene:
-        """The moving state that numbers in [0, 1) make, the position left out."""
+        """Return the moving state, without the position, that numbers in [0, 1) make."""
         return {"symbol": (unit * self.symbols).long()}
 
     def _frames(self, scene: Scene) -> Tensor:

@@ -1,4 +1,4 @@
-"""An env whose steps and long stretches come from one description: its moving state, and what is shown of it and asked."""
+"""An env whose single steps and long stretches come from one description: its moving state, what it shows, what it asks."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ class ScriptedEnv(OpenLoopEnv):
         self.register_moving("position", torch.zeros(self.num_envs, dtype=torch.int64, device=self.device))
 
     def register_moving(self, name: str, tensor: Tensor) -> None:
-        """Like `register_state`, for what changes from step to step."""
+        """Register as `register_state` does what changes from step to step."""
         self._now[name] = tensor
         self.register_state(name, tensor)
 
     def set_pay(self, right: float, wrong: float) -> None:
-        """What a right and a wrong answer earn."""
+        """Set what a right and a wrong answer earn."""
         self.right, self.wrong = torch.tensor(right, device=self.device), torch.tensor(wrong, device=self.device)
 
     @abstractmethod
     def _ahead(self, lead: Lead) -> Scene:
-        """Return the next moving state, lead (), or the next n of them, lead (n,). Changes nothing, but draws."""
+        """Return the next moving state, lead (), or the next n of them, lead (n,). It draws random numbers and changes nothing else."""
 
     @abstractmethod
     def _frames(self, scene: Scene) -> Tensor:
@@ -70,7 +70,7 @@ class ScriptedEnv(OpenLoopEnv):
         return torch.where(self._asked(scene), reward, self._nothing)
 
     def right_action(self) -> Tensor:
-        """What perfect memory would answer now, an action per row."""
+        """Return what perfect memory would answer now, an action per row."""
         return self._answers(self._now).clone()
 
     def _step(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -106,7 +106,7 @@ class ScriptedEnv(OpenLoopEnv):
         return self._hidden(self._now).clone()
 
     def _positions(self, lead: Lead) -> Tensor:
-        """The next positions [..., B]."""
+        """Return the next positions [..., B]."""
         if not lead:
             return self.position + 1
         return self.position + torch.arange(1, lead[0] + 1, device=self.device).unsqueeze(1)
@@ -125,5 +125,5 @@ class ScriptedEnv(OpenLoopEnv):
 
 
 def spread(unit: Tensor, width: float) -> Tensor:
-    """Uniform noise in [-width, width] from numbers in [0, 1)."""
+    """Return uniform noise in [-width, width] made from numbers in [0, 1)."""
     return (2 * unit - 1) * width

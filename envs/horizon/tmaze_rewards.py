@@ -16,7 +16,7 @@ class Rewards(NamedTuple):
 
     @property
     def guessing(self) -> float:
-        """The mean at the junction without knowing the side."""
+        """Mean reward at the junction without knowing the side."""
         return (self.right + self.wrong) / 2
 
 
@@ -24,7 +24,7 @@ VARIANTS = ("turn", "bakker", "memory-rl")
 
 
 def rewards_of(variant: str, length: int) -> Rewards:
-    """The rewards of a variant in a corridor of that length.
+    """Return the rewards of a variant in a corridor of that length.
 
     turn        +1 and -1 at the junction, nothing else matters
     bakker      4 and -0.1 at the junction, -0.1 for standing still: Bakker 2001, Reinforcement Learning with Long

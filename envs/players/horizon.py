@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from mru_rl.envs.horizon.tmaze_rewards import FORWARD, UP
-from mru_rl.envs.players.popgym import Act, Player
+from mru_rl.envs.players.base import Act, Player
 
 
 def perfect_memory(env: Any, generator: torch.Generator) -> Act:

@@ -1,21 +1,16 @@
-"""Players to measure agents against: on every popgym task random actions, and rules that show what can be earned.
+"""Players of the popgym tasks: rules that show what can be earned.
 
-A player is made with `player(env, generator)` for one episode per row and called with the obs at every step; it returns
-the actions. Rules play by what an agent could know; those named oracle look at the hidden state of the port. The
-long-horizon tasks have theirs in `mru_rl.envs.players.horizon`.
+Rules play by what an agent could know; those named oracle look at the hidden state of the port.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from mru_rl.envs.base import BatchedEnv
+from mru_rl.envs.players.base import Act, Player
 from mru_rl.envs.popgym import battleship, deck, mine_sweeper
 from mru_rl.envs.popgym.battleship import SHIP_SIZES, Battleship
 from mru_rl.envs.popgym.cartpole import CartPole
@@ -27,34 +22,6 @@ from mru_rl.envs.popgym.mine_sweeper import MineSweeper
 from mru_rl.envs.popgym.multiarmed_bandit import MultiarmedBandit
 from mru_rl.envs.popgym.pendulum import GRAVITY, MAX_TORQUE, Pendulum
 from mru_rl.envs.popgym.quiz import Quiz
-
-Act = Callable[[Tensor], Tensor]
-Player = Callable[[Any, torch.Generator], Act]
-
-
-def returns(env: BatchedEnv, player: Player, generator: torch.Generator) -> Tensor:
-    """Play one episode in every row; return what each earned, float64 [B]."""
-    obs, act = env.reset(), player(env, generator)
-    total = torch.zeros(env.num_envs, dtype=torch.float64, device=env.device)
-    playing = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
-    while playing.any():
-        obs, reward, terminated, truncated, _ = env.step(act(obs))
-        total += reward.double() * playing
-        playing &= ~(terminated | truncated)
-    return total
-
-
-def random_actions(env: BatchedEnv, generator: torch.Generator) -> Act:
-    """Uniform actions."""
-    space, rows = env.action_space, env.num_envs
-    if isinstance(space, spaces.Discrete):
-        return lambda obs: torch.randint(int(space.n), (rows,), generator=generator)
-    if isinstance(space, spaces.MultiDiscrete):
-        counts = torch.as_tensor(space.nvec)
-        return lambda obs: (torch.rand(rows, len(counts), generator=generator, dtype=torch.float64) * counts).long()
-    assert isinstance(space, spaces.Box), space
-    low, high, shape = torch.as_tensor(space.low), torch.as_tensor(space.high), space.shape or ()
-    return lambda obs: low + torch.rand(rows, *shape, generator=generator) * (high - low)
 
 
 def _answers(env: Quiz) -> int:
@@ -279,4 +246,4 @@ PLAYERS: dict[str, dict[str, Player]] = {
     "LabyrinthEscape": {"shortest way (oracle)": shortest_way},
     "LabyrinthExplore": {"shortest way (oracle)": shortest_way},
 }
-"""By family; the first player of each is the reference that normalised scores go by."""
+"""By family; the first player of each is the reference that normalized scores go by."""

@@ -11,8 +11,8 @@ FREE, WALL = 0, 1
 def carve(count: int, cells: int, *, generator: torch.Generator) -> Tensor:
     """Return `count` mazes of cells x cells rooms, uint8 [count, 2 * cells + 1, 2 * cells + 1]: 0 free, 1 wall.
 
-    mazelib walks from a random room to random unvisited neighbours until it is stuck, then hunts: it picks rooms at
-    random, as often as the maze has squares, and walks on from every visited one that has an unvisited neighbour. Most
+    mazelib walks from a random room to random unvisited neighbors until it is stuck, then hunts: it picks rooms at
+    random, as often as the maze has squares, and walks on from every visited one that has an unvisited neighbor. Most
     picks do nothing; how many is geometric, so that number is drawn instead, and every round of the loop opens one room
     in every maze. The mazes have mazelib's distribution, the rare ones with a room never reached included.
     """
@@ -20,13 +20,13 @@ def carve(count: int, cells: int, *, generator: torch.Generator) -> Tensor:
     size, rooms, stride = 2 * cells + 1, cells * cells, cells + 2  # rooms lie in a grid with a border of visited ones
     inside = torch.nn.functional.pad(torch.ones(cells, cells, dtype=torch.bool, device=device), (1, 1, 1, 1)).flatten()
     line = torch.arange(stride, device=device)
-    centre = ((2 * line - 1)[:, None] * size + (2 * line - 1)).flatten()  # where a room stands in the maze
+    center = ((2 * line - 1)[:, None] * size + (2 * line - 1)).flatten()  # where a room stands in the maze
     steps = torch.tensor([-stride, stride, -1, 1], device=device)
     maze = torch.full((count, size * size), WALL, dtype=torch.uint8, device=device)
     visited = (~inside).repeat(count, 1)
     room = inside.nonzero().squeeze(1)[_below(torch.tensor(rooms, device=device).expand(count), generator)]
     visited.scatter_(1, room[:, None], True)
-    maze.scatter_(1, centre[room][:, None], FREE)
+    maze.scatter_(1, center[room][:, None], FREE)
     hunts = torch.full((count,), size * size, dtype=torch.float64, device=device)
 
     for _ in range(rooms - 1):
@@ -44,7 +44,7 @@ def carve(count: int, cells: int, *, generator: torch.Generator) -> Tensor:
         there = room + steps[(draw * ways).argmax(1)]
         there = torch.where(going, there, room)
         visited.scatter_(1, there[:, None], True)
-        opened = torch.stack((centre[there], (centre[there] + centre[room]) // 2), dim=1)
+        opened = torch.stack((center[there], (center[there] + center[room]) // 2), dim=1)
         maze.scatter_(1, opened, FREE)
         room = there
     return maze.view(count, size, size)

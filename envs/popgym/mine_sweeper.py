@@ -17,7 +17,7 @@ CLEAR, MINE, VIEWED = 0, 1, 2
 class MineSweeper(TensorEnv):
     """View every square of an n x n board that holds no mine, each once.
 
-    obs         int64 [B], mines on the square last viewed and its eight neighbours; 0 at the start. Which square that
+    obs         int64 [B], mines on the square last viewed and its eight neighbors; 0 at the start. Which square that
                 was stands in the previous action only
     action      int64 [B, 2], row and column, 0..n-1
     reward      +1/L for a clear square, -0.5/(L - 2) for one viewed before, -0.5 - 1/L for a mine;
@@ -51,7 +51,7 @@ class MineSweeper(TensorEnv):
         self.credit_horizon = self.horizon - 1
         by_square = {CLEAR: 1 / self.horizon, MINE: -0.5 - 1 / self.horizon, VIEWED: -0.5 / (self.horizon - 2)}
         self.reward_of = torch.tensor([by_square[square] for square in sorted(by_square)], device=self.device)
-        self.near = neighbours(board_size).to(self.device)
+        self.near = neighbors(board_size).to(self.device)
         shape = (self.num_envs, self.num_squares)
         self.register_state("squares", torch.zeros(shape, dtype=torch.uint8, device=self.device))
         self.register_state("mines_near", torch.zeros(shape, dtype=torch.uint8, device=self.device))
@@ -88,7 +88,7 @@ class MineSweeper(TensorEnv):
         return self.squares.long()
 
 
-def neighbours(board_size: int) -> Tensor:
+def neighbors(board_size: int) -> Tensor:
     """Return 1 where two squares touch or are the same, float32 [board_size ** 2, board_size ** 2]."""
     place = torch.arange(board_size)
     close = (place[:, None] - place).abs() <= 1

@@ -12,10 +12,10 @@ from torch import Tensor
 
 
 def sin(angle: Tensor) -> Tensor:
-    """Sine as a new tensor; numpy's on a CPU."""
+    """Return the sine as a new tensor; numpy's on a CPU."""
     return torch.from_numpy(np.sin(angle.numpy())) if angle.device.type == "cpu" else angle.sin()
 
 
 def cos(angle: Tensor) -> Tensor:
-    """Cosine as a new tensor; numpy's on a CPU."""
+    """Return the cosine as a new tensor; numpy's on a CPU."""
     return torch.from_numpy(np.cos(angle.numpy())) if angle.device.type == "cpu" else angle.cos()

@@ -15,9 +15,6 @@ from torch import Tensor
 from mru_rl.envs.base import BatchedEnv, check_count
 from mru_rl.envs.encoding import leaves
 from mru_rl.envs.registry import make
-from mru_rl.envs.to_gymnasium.ids import register
-
-register()
 
 
 def as_gymnasium(env: BatchedEnv) -> GymnasiumVectorEnv:
@@ -102,7 +99,7 @@ class GymnasiumVectorEnv(VectorEnv):
 
 
 class GymnasiumSingleEnv(gymnasium.Env):
-    """One row of a batched env as a plain gymnasium Env; gymnasium.make("mru_rl/...") makes these.
+    """One row of a batched env as a plain gymnasium Env; gymnasium.make makes these for the ids of `list_ids`.
 
     Its episodes are those of make(env_id, 1, seed=seed, **options): when one has ended, the next reset hands out the
     episode that the batched env has begun already. reset(seed=s) starts all randomness again from s; a reset in the
@@ -154,7 +151,7 @@ def make_vector(env_id: str, num_envs: int = 1, **options: Any) -> GymnasiumVect
 
 
 def to_native(space: spaces.Space, obs: Tensor) -> Any:
-    """Return the obs of one row, or of a batch, as the value that the space holds; aliases nothing of the tensor's."""
+    """Return the obs of one row, or of a batch, as the value that the space holds; it shares no memory with the tensor."""
     flat = obs.detach().cpu().numpy()
     if isinstance(space, spaces.Discrete):
         return flat.astype(space.dtype) if flat.ndim else np.dtype(space.dtype).type(flat)
@@ -181,7 +178,7 @@ def _unflatten(space: spaces.Space, flat: np.ndarray, column: int) -> tuple[Any,
 
 
 def to_action(actions: Any, env: BatchedEnv) -> Tensor:
-    """Return gymnasium's batch of actions in the layout of BatchedEnv; its kind of number may differ, as there."""
+    """Return gymnasium's batch of actions in the layout of BatchedEnv. Raises TypeError if it holds other numbers."""
     array = np.asarray(actions)
     kinds = "fiu" if isinstance(env.action_space, spaces.Box) else "iu"
     if array.dtype.kind not in kinds:

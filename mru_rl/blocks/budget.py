@@ -1,4 +1,4 @@
-"""What a core costs, and how large to make one so that it costs what another does."""
+"""The cost of a core, and the state size at which two cores cost the same."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from mru_rl.cells.checks import check_size
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Numbers that training changes."""
+    """How many numbers training changes."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
 def flops_per_step(core: MemoryCore) -> int:
-    """Floating-point operations of the matrix products in one step of one row; elementwise work is not counted."""
+    """Floating-point operations of the matrix products in one step of one row; elementwise operations are not counted."""
     parameter = core.encoder.weight
     x = parameter.new_zeros(1, core.input_size)
     is_init = torch.zeros(1, dtype=torch.bool, device=parameter.device)
@@ -31,17 +31,15 @@ def flops_per_step(core: MemoryCore) -> int:
 def state_size_for_parameters(
     spec: str, input_size: int, hidden_size: int, parameters: int, *, largest: int = 4096, **options: Any
 ) -> int:
-    """The state size at which a core of this spec and width has as many parameters as asked for, as near as it comes.
+    """The state size at which a core of this spec and width comes nearest to a number of parameters.
 
-    Raises ValueError where the spec's cost does not depend on its state, or no size up to `largest` can be built or has
-    that many.
+    Raises ValueError if the spec's cost does not depend on its state, or no size up to `largest` can be built or has that
+    many parameters.
     """
     for label, size in (("input_size", input_size), ("hidden_size", hidden_size), ("parameters", parameters)):
         check_size(label, size)
     if "state_size" in options:
-        raise ValueError(
-            f"the state size is what is looked for, got state_size={options['state_size']!r}; leave it out"
-        )
+        raise ValueError(f"the state size is the result, got state_size={options['state_size']!r}; leave it out")
     of_cells = {name: value for name, value in options.items() if name != "num_layers"}
     check_options([part.name for layer in parse_layers(spec) for part in layer], of_cells, "this core")
 
@@ -68,7 +66,7 @@ def state_size_for_parameters(
 
 
 def _grain(count: Any, spec: str, largest: int) -> int:
-    """The smallest step in which this spec's state can grow: some cells need even sizes or multiples of a head."""
+    """The smallest step in which this spec's state can grow: some cells need even sizes or multiples of a head size."""
     grain = 1
     while 3 * grain <= largest:
         try:
@@ -78,4 +76,4 @@ def _grain(count: Any, spec: str, largest: int) -> int:
             grain *= 2
             continue
         return grain
-    raise ValueError(f"no state size up to {largest} fits {spec!r}")
+    raise ValueError(f"no state size up to {largest} fits {spec!r}; choose a larger `largest`")

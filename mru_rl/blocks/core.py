@@ -12,7 +12,16 @@ from mru_rl.blocks.residual import ResidualBlock
 from mru_rl.blocks.side_by_side import SideBySide, build_layer
 from mru_rl.blocks.spec import Spec, check_options, format_spec, parse_layers
 from mru_rl.cells.base import Cell
-from mru_rl.cells.checks import check_batch_size, check_call, check_size, check_warm_up, step_fits
+from mru_rl.cells.checks import (
+    check_batch_size,
+    check_call,
+    check_fraction,
+    check_horizon,
+    check_size,
+    check_tensor,
+    check_warm_up,
+    step_fits,
+)
 
 
 class MemoryCore(nn.Module):
@@ -23,6 +32,7 @@ class MemoryCore(nn.Module):
 
     Both give the same numbers. is_init marks the first step of an episode: the state found there is dropped. The
     state is a plain float tensor, zeros at the start; S is the widest layer's state, narrower layers are padded.
+    Left out, state is zeros and is_init says that no episode starts.
     """
 
     def __init__(
@@ -38,10 +48,8 @@ class MemoryCore(nn.Module):
         super().__init__()
         layers = parse_layers(spec)
         state_size = hidden_size if state_size is None else state_size
-        for label, value in (
-            ("input_size", input_size), ("hidden_size", hidden_size), ("state_size", state_size),
-            ("num_layers", num_layers),
-        ):  # fmt: skip
+        sizes = {"input_size": input_size, "hidden_size": hidden_size}
+        for label, value in (sizes | {"state_size": state_size, "num_layers": num_layers}).items():
             check_size(label, value)
         check_options([part.name for layer in layers for part in layer], options, "this core")
         self.spec = spec if isinstance(spec, str) else format_spec(layers)
@@ -63,6 +71,9 @@ class MemoryCore(nn.Module):
         """The cells of every layer, in the order of their states."""
         return [block.cell.cells() if isinstance(block.cell, SideBySide) else [block.cell] for block in self._blocks()]
 
+    def _cells(self) -> list[Cell]:
+        return [cell for layer in self.cells_by_layer() for cell in layer]
+
     def initial_state(self, batch_size: int) -> Tensor:
         """Zeros [batch_size, layers, S] on the core's device, float32 or wider."""
         check_batch_size(batch_size)
@@ -70,21 +81,28 @@ class MemoryCore(nn.Module):
         return torch.zeros(batch_size, self.num_layers, self.state_size, dtype=dtype, device=self.encoder.weight.device)
 
     def forward(
-        self, x: Tensor, state: Tensor, is_init: Tensor, restart: Tensor | None = None
+        self, x: Tensor, state: Tensor | None = None, is_init: Tensor | None = None, restart: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """A sequence. x: [B, T, input_size] -> y: [B, T, hidden_size] and the last state [B, layers, S].
+        """Run a sequence. x: [B, T, input_size] -> y: [B, T, hidden_size] and the last state [B, layers, S].
 
+        state: [B, layers, S] or None for zeros.  is_init: bool [B, T] or None if no episode starts.
         restart: [B, T, layers, S] or None for zeros, the state an episode that begins at a step starts from.
-        Raises ValueError where shapes, dtypes or devices do not fit, TypeError for what is no tensor.
+        Raises ValueError if shapes, dtypes or devices do not fit, TypeError if an argument is not a tensor.
         """
         y, _, last = self.unroll(x, state, is_init, restart, keep_states=False)
         return y, last
 
     def unroll(
-        self, x: Tensor, state: Tensor, is_init: Tensor, restart: Tensor | None = None, *, keep_states: bool = True
+        self,
+        x: Tensor,
+        state: Tensor | None = None,
+        is_init: Tensor | None = None,
+        restart: Tensor | None = None,
+        *,
+        keep_states: bool = True,
     ) -> tuple[Tensor, Tensor | None, Tensor]:
         """As forward, with the states after every step between: y, states [B, T, layers, S] or None, last state."""
-        self._check(x, state, is_init, restart)
+        state, is_init = self._checked(x, state, is_init, restart)
         y, states, last = self.encoder(x), [], []
         for i, (block, size) in enumerate(zip(self._blocks(), self.state_sizes, strict=True)):
             y, out = block(y, state[:, i, :size], is_init, None if restart is None else restart[:, :, i, :size])
@@ -93,9 +111,9 @@ class MemoryCore(nn.Module):
                 states.append(self._pad(out.states))
         return self.norm(y), torch.stack(states, dim=2) if keep_states else None, torch.stack(last, dim=1)
 
-    def advance(self, x: Tensor, state: Tensor, is_init: Tensor) -> Tensor:
+    def advance(self, x: Tensor, state: Tensor | None = None, is_init: Tensor | None = None) -> Tensor:
         """The last state of `forward` alone, for stretches of a sequence whose outputs nobody reads."""
-        self._check(x, state, is_init)
+        state, is_init = self._checked(x, state, is_init)
         y, last = self.encoder(x), []
         *before, top = zip(self._blocks(), self.state_sizes, strict=True)
         for i, (block, size) in enumerate(before):
@@ -105,11 +123,20 @@ class MemoryCore(nn.Module):
         last.append(self._pad(block.cell.advance(block.norm(y), state[:, -1, :size], is_init)))
         return torch.stack(last, dim=1)
 
-    def step(self, x: Tensor, state: Tensor, is_init: Tensor) -> tuple[Tensor, Tensor]:
-        """One time step. x: [B, input_size] -> y: [B, hidden_size] and the next state [B, layers, S]."""
-        fits = step_fits(x, state, is_init, self.input_size, (self.num_layers, self.state_size))
-        if not fits or self.encoder.weight.dtype != x.dtype or self.encoder.weight.device != x.device:
-            self._check(x, state, is_init, steps=False)
+    def step(self, x: Tensor, state: Tensor | None = None, is_init: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Run one step. x: [B, input_size] -> y: [B, hidden_size] and the next state [B, layers, S].
+
+        state: [B, layers, S] or None for zeros.  is_init: bool [B] or None if no episode starts. Raises as `forward`.
+        """
+        like = self.encoder.weight
+        if (
+            state is None
+            or is_init is None
+            or not step_fits(x, state, is_init, self.input_size, (self.num_layers, self.state_size))
+            or like.dtype != x.dtype
+            or like.device != x.device
+        ):
+            state, is_init = self._checked(x, state, is_init, steps=False)
         y, after = self.encoder(x), []
         for i, (block, size) in enumerate(zip(self._blocks(), self.state_sizes, strict=True)):
             y, s = block.step(y, state[:, i, :size], is_init)
@@ -117,14 +144,14 @@ class MemoryCore(nn.Module):
         return self.norm(y), torch.stack(after, dim=1)
 
     @torch.no_grad()
-    def trace(self, x: Tensor, state: Tensor, is_init: Tensor) -> TensorDict:
+    def trace(self, x: Tensor, state: Tensor | None = None, is_init: Tensor | None = None) -> TensorDict:
         """What the memory did over a sequence, or over one step for x [B, input_size].
 
         Returns a TensorDict with, for layer i and each cell in it, ("layer_i", cell, "states") [B, T, units] and,
         for cells with a write gate, ("layer_i", cell, "writes") bool [B, T, units].
         """
         single = isinstance(x, Tensor) and x.dim() == 2
-        self._check(x, state, is_init, steps=not single)
+        state, is_init = self._checked(x, state, is_init, steps=not single)
         if single:
             return self.trace(x.unsqueeze(1), state, is_init.unsqueeze(1))[:, 0]
         y, found = self.encoder(x), TensorDict(batch_size=x.shape[:2])
@@ -142,20 +169,85 @@ class MemoryCore(nn.Module):
                     found[f"layer_{i}", name, "writes"] = gates > 0
         return found
 
-    def remember(self, horizon: float) -> None:
-        """Start the cells anew so that memories of up to `horizon` steps survive; see Cell.remember."""
-        for module in self.modules():
-            if isinstance(module, Cell):
-                module.remember(horizon)
+    @property
+    def has_gates(self) -> bool:
+        """True if any cell says which unit writes when."""
+        return any(cell.has_gates for cell in self._cells())
+
+    def init_for_horizon(self, horizon: float) -> None:
+        """Re-initialise the cells so that information survives up to `horizon` steps; see Cell.init_for_horizon.
+
+        Raises ValueError unless `horizon` is a number of at least 1.
+        """
+        check_horizon(horizon)
+        for cell in self._cells():
+            cell.init_for_horizon(horizon)
+
+    def set_progress(self, progress: float) -> None:
+        """Set what the cells anneal over training to its value at `progress`, the fraction done.
+
+        Raises ValueError unless `progress` is a number in [0, 1].
+        """
+        check_fraction("progress, the fraction of training done,", progress)
+        for cell in self._cells():
+            cell.set_progress(progress)
+
+    def encode_state(self, state: Tensor) -> TensorDict:
+        """States [..., layers, S] as a replay keeps them: a TensorDict [...] with ("layer_i", "part_k") for each cell.
+
+        Units of a BMRU are signs, four to a byte, uint8 [..., ceil(units / 4)]; other cells stay as they are, float
+        [..., units]. Raises TypeError if state is not a tensor, ValueError if its layers and S are not the core's.
+        """
+        if not isinstance(state, Tensor):
+            raise TypeError(
+                f"a state is a tensor, got {type(state).__name__}; give what the core returned as its state"
+            )
+        if state.shape[-2:] != (self.num_layers, self.state_size):
+            raise ValueError(
+                f"states of core {self.spec!r} end in [{self.num_layers}, {self.state_size}], got {list(state.shape)}; "
+                "give what the core returned as its state"
+            )
+        codes = TensorDict(batch_size=state.shape[:-2])
+        for i, cells in enumerate(self.cells_by_layer()):
+            parts = state[..., i, : self.state_sizes[i]].split([cell.state_size for cell in cells], -1)
+            for k, (cell, part) in enumerate(zip(cells, parts, strict=True)):
+                codes[f"layer_{i}", f"part_{k}"] = cell.encode_state(part)
+        return codes
+
+    def decode_state(self, codes: TensorDict) -> Tensor:
+        """States [..., layers, S] from `encode_state`; units of a BMRU take the level that the core has now.
+
+        Raises ValueError if the states of another core were encoded.
+        """
+        layers = []
+        for i, cells in enumerate(self.cells_by_layer()):
+            parts = []
+            for k, cell in enumerate(cells):
+                code = codes.get((f"layer_{i}", f"part_{k}"), None)
+                if code is None or code.shape[-1] != cell.code_size:
+                    found = "nothing" if code is None else f"{code.shape[-1]} numbers"
+                    raise ValueError(
+                        f"core {self.spec!r} encodes layer {i}, {cell.name}, in {cell.code_size} numbers, found {found}; "
+                        "these states were encoded by another core"
+                    )
+                parts.append(cell.decode_state(code))
+            layers.append(self._pad(torch.cat(parts, dim=-1)))
+        return torch.stack(layers, dim=-2)
+
+    def require_exportable(self) -> None:
+        """Raise ValueError with the names of the cells that ONNX cannot hold, if there are any."""
+        names = sorted({cell.name for cell in self._cells() if not cell.exportable})
+        if names:
+            raise ValueError(f"ONNX has no complex numbers, which {', '.join(names)} needs; choose a core without it")
 
     @torch.no_grad()
-    def warm_up(self, x: Tensor, is_init: Tensor, horizon: float) -> None:
+    def warm_up(self, x: Tensor, is_init: Tensor | None, horizon: float) -> None:
         """Spread the write rates of all memory recurrent units over [1/2, 1/horizon] on real inputs x [B, T, D].
 
-        Raises ValueError for inputs that do not fit or are not finite, and for a horizon below 1.
+        is_init: bool [B, T] or None if no episode starts.
+        Raises ValueError if inputs do not fit or are not finite, or `horizon` is not a number of at least 1.
         """
-        state = self.initial_state(x.shape[0] if isinstance(x, Tensor) and x.dim() else 0)
-        self._check(x, state, is_init)
+        state, is_init = self._checked(x, None, is_init)
         check_warm_up(x, horizon, self.input_size)
         y = self.encoder(x)
         for i, (block, size) in enumerate(zip(self._blocks(), self.state_sizes, strict=True)):
@@ -166,13 +258,33 @@ class MemoryCore(nn.Module):
         missing = self.state_size - state.shape[-1]
         return nn.functional.pad(state, (0, missing)) if missing else state
 
-    def _check(
-        self, x: Tensor, state: Tensor, is_init: Tensor, restart: Tensor | None = None, *, steps: bool = True
-    ) -> None:
+    def _checked(
+        self,
+        x: Tensor,
+        state: Tensor | None,
+        is_init: Tensor | None,
+        restart: Tensor | None = None,
+        *,
+        steps: bool = True,
+    ) -> tuple[Tensor, Tensor]:
+        """state and is_init, zeros if left out; raises if anything does not fit."""
+        check_tensor("x", x)
+        if state is None:
+            state = self.initial_state(x.shape[0] if x.dim() else 0)
+        if is_init is None:
+            is_init = torch.zeros(x.shape[:-1], dtype=torch.bool, device=self.encoder.weight.device)
         check_call(
-            "core", self.spec, x, state, is_init, restart, steps=steps, input_size=self.input_size,
-            state_shape=(self.num_layers, self.state_size), parameter=self.encoder.weight,
-        )  # fmt: skip
+            ("core", self.spec),
+            x,
+            state,
+            is_init,
+            restart,
+            steps=steps,
+            input_size=self.input_size,
+            state_shape=(self.num_layers, self.state_size),
+            parameter=self.encoder.weight,
+        )
+        return state, is_init
 
 
 def make_core(
@@ -180,15 +292,15 @@ def make_core(
 ) -> MemoryCore:
     """Build a memory core from a spec.
 
-    spec: cell names (`mru_rl.list_cells()`), "+" side by side in one layer, "," one layer after the other, and per cell
+    spec: cell names (`mru_rl.list_cells()`), "+" for side by side in one layer, "," one layer after the other, and per cell
         its own state size and options after colons: "bmru", "bmru+mingru", "bmru,lru", "bmru:48+mingru:16",
         "bmru:48:slope=2.0". Or lists, [["bmru", ("mingru", 16)], [("deltanet", 64, {"steps": 2})]].
     input_size, hidden_size: widths of x and y.  state_size: real numbers of state per layer, shared between cells
-        that stand side by side and have no size of their own; hidden_size where not given.
+        side by side that have no size of their own; hidden_size by default.
     num_layers: how often the whole spec is repeated.
     options: passed to every cell that takes them and does not set them itself, such as read_before_write=False (all
         cells) or slope=4.0 (MRUs).
-    Raises ValueError for a spec that does not parse, a size below 1 and an option no cell of the spec takes.
+    Raises ValueError if the spec does not parse, a size is below 1 or no cell of the spec takes an option.
     """
     return MemoryCore(spec, input_size, hidden_size, state_size=state_size, num_layers=num_layers, **options)
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from mru_rl.blocks.core import MemoryCore
-from mru_rl.cells.base import ScanCell
 
 
 class _Step(nn.Module):
@@ -29,8 +28,8 @@ def export_step(core: MemoryCore, path: str | Path) -> None:
 
     Inputs x float [B, input_size], state float [B, layers, S], is_init bool [B]; outputs y float [B, hidden_size] and
     next_state, as `core.step`. States of a BMRU are the same bits as torch's. Needs the packages onnx and onnxscript.
-    Raises ModuleNotFoundError where they are absent, ValueError for a core with complex cells, which ONNX does not know,
-    TypeError for what is no core or no path, FileNotFoundError where the folder does not exist.
+    Raises ModuleNotFoundError if they are absent, ValueError if a cell has complex numbers, which ONNX does not know,
+    TypeError if core is not a core or path not a path, FileNotFoundError if the folder does not exist.
     """
     if not isinstance(core, MemoryCore) or not isinstance(path, str | Path):
         raise TypeError(
@@ -41,11 +40,7 @@ def export_step(core: MemoryCore, path: str | Path) -> None:
         raise FileNotFoundError(f"there is no folder {str(Path(path).parent)!r} to write {path} into; make it first")
     if Path(path).is_dir():
         raise IsADirectoryError(f"{path} is a folder; name a file in it, such as {Path(path) / 'step.onnx'}")
-    complex_cells = {cell.name for cell in core.modules() if isinstance(cell, ScanCell) and cell.complex_state}
-    if complex_cells:
-        raise ValueError(
-            f"ONNX has no complex numbers, and {', '.join(sorted(complex_cells))} needs them; leave it out"
-        )
+    core.require_exportable()
     parameter = core.encoder.weight
     x = torch.zeros(2, core.input_size, dtype=parameter.dtype, device=parameter.device)
     is_init = torch.zeros(2, dtype=torch.bool, device=parameter.device)

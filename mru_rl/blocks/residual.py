@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mru_rl.cells.base import Cell, CellOutput
-from mru_rl.cells.mru.base import MRU
 
 
 class ResidualBlock(nn.Module):
@@ -36,8 +35,5 @@ class ResidualBlock(nn.Module):
 
     @torch.no_grad()
     def warm_up(self, x: Tensor, horizon: float) -> None:
-        """Set the write rates of the memory recurrent units in this block from inputs x [B, T, width]."""
-        inputs = self.norm(x)
-        for module in self.cell.modules():
-            if isinstance(module, MRU):
-                module.warm_up(inputs, horizon)
+        """Warm up the cell with what it reads of inputs x [B, T, width]."""
+        self.cell.warm_up(self.norm(x), horizon)

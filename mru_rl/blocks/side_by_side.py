@@ -14,7 +14,7 @@ from mru_rl.cells.registry import get_cell
 
 
 class SideBySide(Cell):
-    """Cells that read the same input; their states and features stand beside each other.
+    """Cells that read the same input; their states and features are concatenated.
 
     Persistent and fading memory in one layer, as the hybrids of arXiv:2601.09495.
     """
@@ -52,12 +52,29 @@ class SideBySide(Cell):
         features, after = zip(*outs, strict=True)
         return torch.cat(features, dim=-1), torch.cat(after, dim=-1)
 
+    def init_for_horizon(self, horizon: float) -> None:
+        for part in self.cells():
+            part.init_for_horizon(horizon)
+
+    def warm_up(self, x: Tensor, horizon: float) -> None:
+        for part in self.cells():
+            part.warm_up(x, horizon)
+
+    def set_progress(self, progress: float) -> None:
+        for part in self.cells():
+            part.set_progress(progress)
+
+    @property
+    def exportable(self) -> bool:
+        return all(part.exportable for part in self.cells())
+
 
 def build_layer(layer: list[Part], input_size: int, state_size: int, options: Mapping[str, Any]) -> Cell:
-    """One layer from its parts. Parts without a size of their own share what the others leave of state_size evenly, in
-    even numbers so that complex cells fit; where every part has its own, their sum is the layer's state.
+    """Build one layer from its parts.
 
-    options reach the cells that take them; a part's own options come before them.
+    Parts without a size of their own share evenly what the others leave of state_size, in even numbers so that complex
+    cells fit. If every part has its own size, the layer's state is their sum.
+    options reach the cells that take them; a part's own options take precedence.
     """
     sizes = _share_out(layer, state_size)
     cells = [_build_cell(part, input_size, size, options) for part, size in zip(layer, sizes, strict=True)]

@@ -31,11 +31,11 @@ class Part:
 def parse_layers(spec: Spec) -> list[list[Part]]:
     """Layers of a core, from its spec string or from Python lists.
 
-    String: "," one layer after the other, "+" side by side in one, and per cell ":" its state size and its options:
+    String: "," puts one layer after the other, "+" side by side in one, and per cell ":" its state size and its options:
         "bmru,lru", "bmru+mingru", "bmru:48+mingru:16", "bmru:48:slope=2.0+deltanet:64:steps=2,gru"
     Python: a list of layers, each a list of names or of tuples (name, size) or (name, size, options), size None for a
-    share of what the layer has: [["bmru", ("mingru", 16)], [("deltanet", None, {"steps": 2})]]
-    Raises ValueError for an empty part, an unknown cell, a size that is none and an option the cell does not take.
+    share of the layer's state: [["bmru", ("mingru", 16)], [("deltanet", None, {"steps": 2})]]
+    Raises ValueError if a part is empty, a cell unknown, a size not a whole number, or a cell does not take an option.
     """
     if isinstance(spec, str):
         if not spec.strip():
@@ -74,7 +74,7 @@ def _part_from_python(part: Any) -> Part:
     if not isinstance(part, tuple) or len(part) not in (2, 3) or not isinstance(part[0], str):
         raise ValueError(
             'a cell of a core spec is a name or a tuple, ("bmru", 48) or ("bmru", 48, {"slope": 2.0}) with None for '
-            f"the size where it takes its share; got {part!r}"
+            f"the size if it takes its share; got {part!r}"
         )
     name, size, options = (*part, {}) if len(part) == 2 else part
     if not isinstance(options, Mapping):
@@ -98,7 +98,7 @@ def _part_from_text(text: str, spec: str) -> Part:
             size = int(piece) if piece.isdecimal() else piece
         else:
             raise ValueError(
-                f"{piece!r} in core spec {spec!r} is no option; after the name come the state size and then options, "
+                f"{piece!r} in core spec {spec!r} is not an option; the state size comes after the name, and options follow, "
                 'as in "bmru:48:slope=2.0"'
             )
     return _checked_part(name, size, options)
@@ -142,8 +142,10 @@ def _option_defaults(name: str) -> dict[str, Any]:
 
 
 def check_options(names: Sequence[str], options: Mapping[str, Any], what: str) -> None:
-    """Raise ValueError for an option that none of these cells takes, or of another kind than its default; `what` names
-    them in the message."""
+    """Raise ValueError if none of these cells takes an option, or its value is of another kind than the default.
+
+    what: names the cells in the message.
+    """
     defaults = {option: value for name in names for option, value in _option_defaults(name).items()}
     known = set(defaults)
     for name in options:
@@ -153,7 +155,7 @@ def check_options(names: Sequence[str], options: Mapping[str, Any], what: str) -
             raise ValueError(f"{what} does not take the option {name!r}; {hint}options are {', '.join(sorted(known))}")
         if not _same_kind(options[name], defaults[name]):
             raise ValueError(
-                f"the option {name!r} of {what} is a {_KINDS[type(defaults[name])]} such as {defaults[name]!r}, "
+                f"the option {name!r} of {what} must be a {_KINDS[type(defaults[name])]} such as {defaults[name]!r}, "
                 f"got {options[name]!r}"
             )
 
@@ -162,7 +164,7 @@ _KINDS: dict[type, str] = {bool: "truth value", int: "whole number", float: "num
 
 
 def _same_kind(value: Any, default: Any) -> bool:
-    """Whether value could stand where the default does; a default of None or of no plain kind says nothing."""
+    """True if value is of the default's kind; any value is if the default is None or not of a plain kind."""
     kind = type(default)
     if kind not in _KINDS or kind is bool or isinstance(value, bool):
         return kind not in _KINDS or kind is type(value)

@@ -27,7 +27,7 @@ class BRC(SequentialCell):
         self.recurrent = self.make_recurrent()
 
     @torch.no_grad()
-    def remember(self, horizon: float) -> None:
+    def init_for_horizon(self, horizon: float) -> None:
         """Chrono biases on c, which keeps."""
         n = self.state_size
         self.input.bias[n : 2 * n] = chrono_bias(n, horizon).to(self.input.bias)

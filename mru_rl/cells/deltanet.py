@@ -44,7 +44,7 @@ class DeltaNet(MatrixState, SequentialCell):
         self.input = nn.Linear(input_size, steps * (self.key_size + self.value_size + 1))  # per step: k, v, beta
 
     @torch.no_grad()
-    def remember(self, horizon: float) -> None:
+    def init_for_horizon(self, horizon: float) -> None:
         """Chrono biases on beta, negated: it writes."""
         bias = self.input.bias.unflatten(0, (self.steps, -1))
         bias[:, -1] = -chrono_bias(self.steps, horizon).to(bias)

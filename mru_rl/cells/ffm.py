@@ -38,7 +38,7 @@ class FFM(ScanCell):
         self.omega = nn.Parameter(2 * math.pi * torch.empty(contexts).uniform_(-math.log(10_000), 0.0).exp())
 
     @torch.no_grad()
-    def remember(self, horizon: float) -> None:
+    def init_for_horizon(self, horizon: float) -> None:
         """alpha = 1 / span for spans of 10 to horizon steps."""
         self.alpha.copy_(1 / spread_spans(self.traces, 10.0, max(horizon, 20.0)))
 

@@ -35,7 +35,7 @@ class GateLoop(ScanCell):
             self.input.bias[2 * units : 3 * units] = torch.linspace(1.0, 5.0, units)  # |a| from 0.73 to 0.993
 
     @torch.no_grad()
-    def remember(self, horizon: float) -> None:
+    def init_for_horizon(self, horizon: float) -> None:
         """Chrono biases on the size of w."""
         units = self.readout_size
         self.input.bias[2 * units : 3 * units] = chrono_bias(units, horizon).to(self.input.bias)

@@ -27,7 +27,7 @@ class GRU(TorchRNN):
         self.make_maps(state_size, gates=3)  # rows: reset, update, candidate, as torch orders them
 
     @torch.no_grad()
-    def remember(self, horizon: float) -> None:
+    def init_for_horizon(self, horizon: float) -> None:
         """Chrono biases on the update gate, which keeps."""
         u = self.state_size
         self.input.bias[u : 2 * u] = chrono_bias(u, horizon).to(self.input.bias)

@@ -27,12 +27,14 @@ class HGRN(ScanCell):
     ) -> None:
         super().__init__(input_size, state_size, read_before_write=read_before_write)
         if not 0.0 <= lower_bound < 1.0:
-            raise ValueError(f"lower_bound is the least share of the state a step keeps, in [0, 1); got {lower_bound}")
+            raise ValueError(
+                f"lower_bound, the least share of the state that a step keeps, must be in [0, 1); got {lower_bound}"
+            )
         self.lower_bound = lower_bound
         self.input = nn.Linear(input_size, 2 * state_size)  # rows: forget, then input
 
     @torch.no_grad()
-    def remember(self, horizon: float) -> None:
+    def init_for_horizon(self, horizon: float) -> None:
         """Chrono biases on the forget gate."""
         self.input.bias[: self.state_size] = chrono_bias(self.state_size, horizon).to(self.input.bias)
 

@@ -42,7 +42,7 @@ class LinearAttention(MatrixState, ScanCell):
         self.input = nn.Linear(input_size, self.value_size + (0 if tied else self.key_size))  # rows: v, then k
 
     @torch.no_grad()
-    def remember(self, horizon: float) -> None:
+    def init_for_horizon(self, horizon: float) -> None:
         """Chrono biases on the gate, less what its root of 16 keeps by itself."""
         bias = chrono_bias(self.key_size, horizon).to(self.gate.bias)
         keep = torch.sigmoid(bias) if self.tied else torch.sigmoid(bias) ** 16

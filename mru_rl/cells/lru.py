@@ -39,7 +39,9 @@ class LRU(ScanCell):
         if state_size % 2:
             raise ValueError(f"lru keeps complex numbers in pairs: state_size must be even, got {state_size}")
         if not 0.0 <= r_min <= r_max <= 1.0:
-            raise ValueError(f"radii lie in [0, 1], r_min below r_max, or states grow; got {r_min} and {r_max}")
+            raise ValueError(
+                f"radii lie in [0, 1], r_min below r_max, or states grow, got {r_min} and {r_max}; change r_min or r_max"
+            )
         units = state_size // 2
         radius = (torch.rand(units) * (r_max**2 - r_min**2) + r_min**2).sqrt()
         self.nu = nn.Parameter(torch.log(-torch.log(radius)))
@@ -49,8 +51,8 @@ class LRU(ScanCell):
         nn.init.normal_(self.input.weight, std=(2 * input_size) ** -0.5)
 
     @torch.no_grad()
-    def remember(self, horizon: float) -> None:
-        """|lambda| = exp(-1 / span) for spans of 10 to horizon steps (at least the usual 1,000), the phase at most one turn in a span."""
+    def init_for_horizon(self, horizon: float) -> None:
+        """|lambda| = exp(-1 / span) for spans of 10 to horizon steps (at least the usual 1,000), at most one turn a span."""
         span = spread_spans(self.state_size // 2, 10.0, max(horizon, 1000.0)).to(self.nu)
         self.nu.copy_(-span.log())
         self.theta.copy_(torch.log(torch.rand_like(span) * 2 * math.pi / span + 1e-8))

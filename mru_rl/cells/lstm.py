@@ -30,7 +30,7 @@ class LSTM(TorchRNN):
         self.make_maps(state_size // 2, gates=4)  # rows: input, forget, candidate, output, as torch orders them
 
     @torch.no_grad()
-    def remember(self, horizon: float) -> None:
+    def init_for_horizon(self, horizon: float) -> None:
         """Chrono biases: the forget gate keeps, the input gate is as closed."""
         u = self.readout_size
         bias = chrono_bias(u, horizon).to(self.input.bias)

@@ -47,7 +47,7 @@ class Mamba(ScanCell):
             self.delta.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # softplus(bias) = dt
 
     @torch.no_grad()
-    def remember(self, horizon: float) -> None:
+    def init_for_horizon(self, horizon: float) -> None:
         """Delta = 1 / span at input 0, for spans of 10 to horizon steps (at least the usual 1,000)."""
         dt = 1 / spread_spans(self.delta.out_features, 10.0, max(horizon, 1000.0)).to(self.delta.bias)
         self.delta.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # softplus(bias) = dt
@@ -63,7 +63,7 @@ class Mamba(ScanCell):
         a = torch.exp(-delta * self.log_a.exp())
         return a.flatten(-2), (delta * b.unsqueeze(-2) * u.unsqueeze(-1)).flatten(-2)
 
-    def readout(self, h: Tensor, h_before: Tensor, x: Tensor) -> Tensor:
+    def readout(self, after: Tensor, before: Tensor, x: Tensor) -> Tensor:
         c = F.linear(F.silu(self.input(x)), self.select.weight[self.rank + self.modes :]).unsqueeze(-1)
-        read = [h, h_before] if self.read_before_write else [h]
+        read = [after, before] if self.read_before_write else [after]
         return torch.cat([(s.unflatten(-1, (-1, self.modes)).to(c.dtype) @ c).squeeze(-1) for s in read], dim=-1)

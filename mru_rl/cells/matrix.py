@@ -1,4 +1,4 @@
-"""What cells with a matrix as state share: its size, and how it is read by a query."""
+"""Base of cells whose state is a matrix: its shape, and how a query reads it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class MatrixState(Cell):
     query: nn.Linear
 
     def set_matrix(self, key_size: int | None) -> None:
-        """Choose the shape of the matrix (nearly square unless told) and make the query."""
+        """Set the shape of the matrix (nearly square if key_size is None) and make the query."""
         if key_size is not None:
             check_size("key_size", key_size)
         key_size = key_size or 2 ** round(self.state_size.bit_length() / 2 - 0.5)
@@ -42,8 +42,8 @@ class MatrixState(Cell):
         """[..., S] -> [..., key_size, value_size]."""
         return state.unflatten(-1, (self.key_size, self.value_size))
 
-    def readout(self, h: Tensor, h_before: Tensor, x: Tensor) -> Tensor:
+    def readout(self, after: Tensor, before: Tensor, x: Tensor) -> Tensor:
         """Features from the states after and before a step, [..., S] -> [..., feature_size]."""
         q = (self.query(x) * self.key_size**-0.5).unsqueeze(-2)
-        read = [h, h_before] if self.read_before_write else [h]
+        read = [after, before] if self.read_before_write else [after]
         return torch.cat([(q @ self.matrix(s).to(q.dtype)).squeeze(-2) for s in read], dim=-1)

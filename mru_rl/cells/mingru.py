@@ -25,7 +25,7 @@ class MinGRU(ScanCell):
         self.input = nn.Linear(input_size, 2 * state_size)  # rows: gate, then candidate
 
     @torch.no_grad()
-    def remember(self, horizon: float) -> None:
+    def init_for_horizon(self, horizon: float) -> None:
         """Chrono biases on the gate, negated: it writes."""
         self.input.bias[: self.state_size] = -chrono_bias(self.state_size, horizon).to(self.input.bias)
 

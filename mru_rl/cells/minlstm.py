@@ -25,7 +25,7 @@ class MinLSTM(ScanCell):
         self.input = nn.Linear(input_size, 3 * state_size)  # rows: candidate, forget, input
 
     @torch.no_grad()
-    def remember(self, horizon: float) -> None:
+    def init_for_horizon(self, horizon: float) -> None:
         """Chrono biases on f, negated on i: then f / (f + i) = sigmoid(bias) keeps."""
         n = self.state_size
         bias = chrono_bias(n, horizon).to(self.input.bias)

@@ -34,8 +34,9 @@ class RGLRU(ScanCell):
         self.decay = nn.Parameter(torch.log(torch.expm1(-torch.log(radius))))  # softplus(decay) = -log(radius)
 
     @torch.no_grad()
-    def remember(self, horizon: float) -> None:
-        """exp(-4 softplus(Lambda)) = exp(-1 / span), a at an open half of the gate, for spans of 2 to horizon steps (at least the usual 250)."""
+    def init_for_horizon(self, horizon: float) -> None:
+        """exp(-4 softplus(Lambda)) = exp(-1 / span), which is a with the gate half open, for spans of 2 to horizon steps (at
+        least the usual 250)."""
         span = spread_spans(self.state_size, 2.0, max(horizon, 250.0)).to(self.decay)
         self.decay.copy_(torch.log(torch.expm1(0.25 / span)))
 

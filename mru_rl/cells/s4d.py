@@ -50,7 +50,7 @@ class S4D(ScanCell):
         self.log_dt = nn.Parameter(torch.empty(channels, 1).uniform_(math.log(dt_min), math.log(dt_max)))
 
     @torch.no_grad()
-    def remember(self, horizon: float) -> None:
+    def init_for_horizon(self, horizon: float) -> None:
         """dt = 2 / span, since A's real part is -1/2, for spans of 20 to horizon steps (at least the usual 2,000)."""
         self.log_dt.copy_(
             (2 / spread_spans(self.log_dt.numel(), 20.0, max(horizon, 2000.0))).log().view_as(self.log_dt)

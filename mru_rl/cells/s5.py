@@ -46,7 +46,7 @@ class S5(ScanCell):
         nn.init.normal_(self.input.weight, std=(2 * input_size) ** -0.5)
 
     @torch.no_grad()
-    def remember(self, horizon: float) -> None:
+    def init_for_horizon(self, horizon: float) -> None:
         """dt = 2 / span, since A's real part is -1/2, for spans of 20 to horizon steps (at least the usual 2,000)."""
         self.log_dt.copy_(
             (2 / spread_spans(self.log_dt.numel(), 20.0, max(horizon, 2000.0))).log().view_as(self.log_dt)

@@ -21,16 +21,6 @@ class SequentialCell(Cell):
     def transition(self, drive: Tensor, state: Tensor) -> Tensor:
         """One step: drive [B, K], state [B, S] -> state [B, S]."""
 
-    def features(self, state: Tensor, x: Tensor) -> Tensor:
-        """What is read of a state at input x, [..., S] -> [..., readout_size]. Default: all of it."""
-        return state
-
-    def readout(self, states: Tensor, before: Tensor, x: Tensor) -> Tensor:
-        """Features from the states after and before each step, [..., S] -> [..., feature_size]."""
-        if not self.read_before_write:
-            return self.features(states, x).to(x.dtype)
-        return torch.cat([self.features(states, x), self.features(before, x)], dim=-1).to(x.dtype)
-
     def forward(self, x: Tensor, state: Tensor, is_init: Tensor, restart: Tensor | None = None) -> CellOutput:
         self.check(x, state, is_init, restart)
         states = self.sequence(x, state, is_init, restart)
@@ -38,7 +28,7 @@ class SequentialCell(Cell):
         return CellOutput(features, states, states[:, -1])
 
     def sequence(self, x: Tensor, state: Tensor, is_init: Tensor, restart: Tensor | None) -> Tensor:
-        """States [B, T, S] after every step; a unit that knows a faster way than the loop overrides this."""
+        """States [B, T, S] after every step; a unit with a faster way than the loop overrides this."""
         return self.unroll(self.drive(x), state, is_init, restart)
 
     def unroll(self, drive: Tensor, state: Tensor, is_init: Tensor, restart: Tensor | None) -> Tensor:

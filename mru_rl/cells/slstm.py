@@ -41,7 +41,7 @@ class SLSTM(SequentialCell):
             self.input.bias[units : 2 * units] = torch.linspace(3.0, 6.0, units)  # forget slowly at first
 
     @torch.no_grad()
-    def remember(self, horizon: float) -> None:
+    def init_for_horizon(self, horizon: float) -> None:
         """Chrono biases: the forget gate keeps, the exponential input gate is as closed."""
         u = self.readout_size
         bias = chrono_bias(u, horizon).to(self.input.bias)

@@ -52,10 +52,17 @@ def forward(
 
 
 def backward(
-    grad_h: Tensor | None, grad_last: Tensor | None, a: Tensor, h: Tensor, h0: Tensor, is_init: Tensor,
-    restart: Tensor | None = None, *, chunks: int | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:  # fmt: skip
-    """Gradients to a, b, h0 and, where it is given, restart, from those to h and h_last (None: zero)."""
+    grad_h: Tensor | None,
+    grad_last: Tensor | None,
+    a: Tensor,
+    h: Tensor,
+    h0: Tensor,
+    is_init: Tensor,
+    restart: Tensor | None = None,
+    *,
+    chunks: int | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Gradients to a, b, h0 and, if given, restart, from those to h and h_last (None: zero)."""
     B, T, H = h.shape
     wide = torch.promote_types(h.dtype, torch.float32)
     with torch.no_grad():
@@ -70,9 +77,19 @@ def backward(
         if a_at is not None:
             steps[at] = 0
         grad_a, grad_b, grad_h0, grad_restart = _backward(
-            grad_h, grad_last, steps, _time_first(h, wide, copied), h0.to(wide), is_init, at, restart_at, a_at,
-            chunks, None if restart is None else (restart.shape, restart.dtype), (True, True, True, restart is not None),
-        )  # fmt: skip
+            grad_h,
+            grad_last,
+            steps,
+            _time_first(h, wide, copied),
+            h0.to(wide),
+            is_init,
+            at,
+            restart_at,
+            a_at,
+            chunks,
+            None if restart is None else (restart.shape, restart.dtype),
+            (True, True, True, restart is not None),
+        )
     return grad_a.to(a.dtype), grad_b.to(h.dtype).contiguous(), grad_h0.to(h0.dtype), grad_restart
 
 
@@ -95,10 +112,24 @@ class _LinearScan(torch.autograd.Function):
         h_last, a, h, h0, is_init, at_t, at_b, restart_at, a_at = ctx.saved_tensors
         a_dtype, b_dtype, h0_dtype = ctx.dtypes
         needs_a, needs_b, needs_h0, _, needs_restart, _ = ctx.needs_input_grad
-        grad_a, grad_b, grad_h0, grad_restart = first_order(  # h_last is the one of these that autograd knows to depend on the inputs
-            lambda _, *rest: _backward(*rest), h_last, grad_h, grad_last, a, h, h0, is_init, (at_t, at_b), restart_at, a_at,
-            ctx.chunks, ctx.restart_like, (needs_a, needs_b, needs_h0, needs_restart),
-        )  # fmt: skip
+        grad_a, grad_b, grad_h0, grad_restart = (
+            first_order(  # h_last is the one of these that autograd knows to depend on the inputs
+                lambda _, *rest: _backward(*rest),
+                h_last,
+                grad_h,
+                grad_last,
+                a,
+                h,
+                h0,
+                is_init,
+                (at_t, at_b),
+                restart_at,
+                a_at,
+                ctx.chunks,
+                ctx.restart_like,
+                (needs_a, needs_b, needs_h0, needs_restart),
+            )
+        )
         grad_a = None if grad_a is None else grad_a.to(a_dtype)
         grad_b = None if grad_b is None else grad_b.to(b_dtype).contiguous()
         grad_h0 = None if grad_h0 is None else grad_h0.to(h0_dtype)
@@ -108,7 +139,7 @@ class _LinearScan(torch.autograd.Function):
 def _forward(
     a: Tensor, b: Tensor, h0: Tensor, is_init: Tensor, restart: Tensor | None, chunks: int | None
 ) -> tuple[Tensor, Tensor, int, tuple[Tensor | None, ...]]:
-    """h, h_last, the number of chunks and what the backward pass wants, time first: [T, B, H], a view or a copy."""
+    """h, h_last, the number of chunks and what the backward pass needs, time first: [T, B, H], a view or a copy."""
     B, T, H = b.shape
     wide = torch.promote_types(b.dtype, torch.float32)
     chunks = min(chunks or plan_chunks(T, B * H, b.device.type), T)
@@ -143,10 +174,19 @@ def _forward(
 
 
 def _backward(
-    grad_h: Tensor | None, grad_last: Tensor | None, a: Tensor, h: Tensor, h0: Tensor, is_init: Tensor,
-    at: tuple[Tensor, ...], restart_at: Tensor | None, a_at: Tensor | None,
-    chunks: int, restart_like: tuple[torch.Size, torch.dtype] | None, needs: tuple[bool, bool, bool, bool],
-) -> tuple[Any, Any, Any, Tensor | None]:  # fmt: skip
+    grad_h: Tensor | None,
+    grad_last: Tensor | None,
+    a: Tensor,
+    h: Tensor,
+    h0: Tensor,
+    is_init: Tensor,
+    at: tuple[Tensor, ...],
+    restart_at: Tensor | None,
+    a_at: Tensor | None,
+    chunks: int,
+    restart_like: tuple[torch.Size, torch.dtype] | None,
+    needs: tuple[bool, bool, bool, bool],
+) -> tuple[Any, Any, Any, Tensor | None]:
     """The gradients asked for, [B, T, H], as wide as the state. a (0 at first steps) and h are time first."""
     needs_a, needs_b, needs_h0, needs_restart = needs
     T, B, H = h.shape
@@ -296,7 +336,7 @@ def plan_chunks(T: int, states: int, device_type: str) -> int:
 
 
 def _copies(chunks: int, states: int, x: Tensor) -> bool:
-    """Whether to step through a time-first copy: for NumPy, or because a view would use a part of each cache line."""
+    """True if stepping goes through a time-first copy: for NumPy, or because a view would use a part of each cache line."""
     if chunks > 1 or x.device.type != "cpu":
         return False
     return states <= _NUMPY_STATES or x.shape[-1] * x.element_size() < 64
@@ -309,7 +349,7 @@ def _chunk_length(T: int, chunks: int) -> int:
 
 
 def _time_first(x: Tensor, dtype: torch.dtype, copy: bool) -> Tensor:
-    """x [B, T, H] as [T, B, H]: a fresh contiguous copy, or a view where the dtype allows."""
+    """x [B, T, H] as [T, B, H]: a fresh contiguous copy, or a view if the dtype allows."""
     x = x.transpose(0, 1)
     if not copy:
         return x.to(dtype).resolve_conj()

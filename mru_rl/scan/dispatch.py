@@ -1,4 +1,4 @@
-"""`linear_scan`, the one entrance to every backend: checks what arrives, chooses who does it."""
+"""`linear_scan`, the one entrance to every backend: checks the inputs and chooses the backend."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from mru_rl.scan import chunked, ops, reference
 Scan = Callable[[Tensor, Tensor, Tensor, Tensor, "Tensor | None"], tuple[Tensor, Tensor]]
 BACKENDS = ("chunked", "reference", "triton")
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton reads it once, when it is imported
-_STATE = {torch.float16: torch.float32, torch.bfloat16: torch.float32}  # where it is wider than what comes in
-_SEGMENT = {"cpu": 2**18, "cuda": 2**24}  # numbers computed again at a time: few for the cache, many to fill a GPU
+_STATE = {torch.float16: torch.float32, torch.bfloat16: torch.float32}  # if it is wider than the inputs
+_SEGMENT = {"cpu": 2**18, "cuda": 2**24}  # numbers recomputed at a time: few for the cache, many to fill a GPU
 
 
 def list_backends(device: torch.device | str | None = None) -> list[str]:
@@ -37,22 +37,25 @@ def linear_scan(
     """Solve h[t] = a[t] * h[t-1] + b[t], reading h[t-1] as restart[t] where is_init[t].
 
     a, b: [B, T, H], T >= 1, real or complex; h0: [B, H]; is_init: bool [B, T], True on the first step of an episode;
-    restart: [B, T, H], zero when None. Returns h [B, T, H] in b's dtype and the last state [B, H] in float32 or
+    restart: [B, T, H] or None for zeros. Returns h [B, T, H] in b's dtype and the last state [B, H] in float32 or
     wider, always correct to carry on from. Gradients reach a, b, h0 and restart through both outputs; second
     derivatives and batched gradients (is_grads_batched) need the reference backend. Inside torch.func "auto" takes
     it; under vmap the others work too.
 
-    Where |a| > 1 for many steps, the chunked backend can lose digits that the reference, step by step, keeps.
+    If |a| > 1 for many steps, the chunked backend can lose digits that the reference, step by step, keeps.
     A step with a = 1 and b = 0 keeps the state's bits, a step with a = 0 sets it to b, on every backend.
 
-    recompute: keep a, b and the states at some steps for the backward pass instead of h, and compute h again segment
-    by segment (a number: of that many steps). Worth it where nothing else keeps h and, for the working memory it
-    saves, where T is very long. The reference backend keeps every step.
+    recompute: keep a, b and the states at some steps for the backward pass instead of h, and recompute h segment by
+    segment (a number: the steps of a segment). Saves memory if nothing else keeps h, and working memory if T is very
+    long. The reference backend keeps every step.
+
+    Raises ValueError or TypeError if the inputs do not fit each other or the backend, RuntimeError if backend is
+    "triton" and it cannot run there.
     """
     check_scan_inputs(a, b, h0, is_init, restart)
     if not isinstance(recompute, int) or recompute < 0:
         raise ValueError(
-            f"recompute is True, False or of how many steps a segment is, got {recompute!r}; True chooses by size"
+            f"recompute must be True, False or the number of steps of a segment, got {recompute!r}; True chooses by size"
         )
     if recompute and backend == "reference":
         raise ValueError("the reference backend cannot recompute; take backend='auto' or leave recompute out")
@@ -69,14 +72,14 @@ def linear_scan(
 
 
 def resolve(backend: str, device: torch.device | str = "cpu") -> str:
-    """The backend that does the work there: a named one, or for "auto" the fastest that can."""
+    """The backend that runs on a device: the named one, or for "auto" the fastest."""
     if backend == "auto":
         traced_otherwise = torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
         if _inside_torch_func() and not traced_otherwise:  # torch.export works inside a layer of torch.func of its own
             return "reference"
         return ops.fastest(torch.device(device))
     if backend not in BACKENDS:
-        raise ValueError(f"scan backend is one of auto, {', '.join(list_backends())}; got {backend!r}")
+        raise ValueError(f"scan backend must be one of auto, {', '.join(list_backends())}; got {backend!r}")
     if backend == "triton" and (why := _why_no_triton(torch.device(device))):
         raise RuntimeError(why)
     return backend
@@ -97,7 +100,7 @@ def _why_no_triton(device: torch.device) -> str:
 
 
 def _operator_needed(b: Tensor) -> bool:
-    """Whether the call is traced, by torch.compile, torch.export or a kind of tensor that records what is done to it."""
+    """True if the call is traced, by torch.compile, torch.export or a kind of tensor that records what is done to it."""
     return (
         torch.compiler.is_compiling()
         or type(b) not in (Tensor, torch.nn.Parameter)
@@ -112,7 +115,7 @@ def _inside_torch_func() -> bool:
 
 
 def check_scan_inputs(a: Tensor, b: Tensor, h0: Tensor, is_init: Tensor, restart: Tensor | None) -> None:
-    """Raise for what no backend can take. Looks at types, shapes, dtypes and devices only, never at values."""
+    """Raise ValueError or TypeError for inputs that no backend can take. Looks at types, shapes, dtypes and devices only, never at values."""
     for name, x in (("a", a), ("b", b), ("h0", h0), ("is_init", is_init), ("restart", restart)):
         if not isinstance(x, Tensor) and (x is not None or name != "restart"):
             raise TypeError(f"{name} must be a tensor, got {type(x).__name__}; call torch.as_tensor({name})")

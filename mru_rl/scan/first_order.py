@@ -1,4 +1,4 @@
-"""Backward passes that are not differentiable themselves say so when somebody tries."""
+"""Backward passes that are not differentiable themselves say so when they are differentiated."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def first_order(backward: Callable[..., Any], *arguments: Any) -> Any:
-    """backward(*arguments), whose results raise NotImplementedError where a second derivative goes through them.
+    """backward(*arguments), whose results raise NotImplementedError if a second derivative goes through them.
 
     torch's own once_differentiable says nothing to torch.autograd.grad, which passes by nodes it can do without.
     """

@@ -1,11 +1,11 @@
 """The scan as an operator of torch, `mru_rl::linear_scan`: opaque to torch.compile and torch.export, known to vmap.
 
-`dispatch.linear_scan` goes through it where it is traced, for the Triton kernels, and for recomputation; the chunked
-backend is otherwise called as it is, since an operator costs some 40 microseconds a call. A program that loads an
-exported model imports mru_rl.scan.ops before, so that the operator is there.
+`dispatch.linear_scan` uses it if the call is traced, for the Triton kernels, and for recomputation; otherwise it calls the
+chunked backend directly, since an operator costs some 40 microseconds a call. A program that loads an exported model
+imports mru_rl.scan.ops first, which registers the operator.
 
 backend: "chunked", "triton" or "auto", by device when it runs. segment: 0 keeps h for the backward pass; otherwise the
-states at every segment-th step are kept, and the backward pass computes the h of one segment after the other again.
+states at every segment-th step are kept, and the backward pass recomputes the h of one segment after the other.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def linear_scan(
 
 
 def fastest(device: torch.device) -> str:
-    """What "auto" stands for there."""
+    """The backend that "auto" stands for on a device."""
     return "triton" if device.type == "cuda" and HAS_TRITON else "chunked"
 
 
@@ -82,9 +82,18 @@ def _forward(
 
 @torch.library.impl("mru_rl::linear_scan_backward", "default")
 def _backward(
-    grad_h: Tensor | None, grad_last: Tensor | None, a: Tensor, b: Tensor | None, h: Tensor | None, h0: Tensor,
-    starts: Tensor, is_init: Tensor, restart: Tensor | None, backend: str, segment: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    grad_h: Tensor | None,
+    grad_last: Tensor | None,
+    a: Tensor,
+    b: Tensor | None,
+    h: Tensor | None,
+    h0: Tensor,
+    starts: Tensor,
+    is_init: Tensor,
+    restart: Tensor | None,
+    backend: str,
+    segment: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     module, T = _on_device(backend, a.device), a.shape[1]
     if h is not None:
         grad_a, grad_b, grad_h0, grad_restart = module.backward(grad_h, grad_last, a, h, h0, is_init, restart)
@@ -126,9 +135,18 @@ def _forward_fake(
 
 @torch.library.register_fake("mru_rl::linear_scan_backward")
 def _backward_fake(
-    grad_h: Tensor | None, grad_last: Tensor | None, a: Tensor, b: Tensor | None, h: Tensor | None, h0: Tensor,
-    starts: Tensor, is_init: Tensor, restart: Tensor | None, backend: str, segment: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    grad_h: Tensor | None,
+    grad_last: Tensor | None,
+    a: Tensor,
+    b: Tensor | None,
+    h: Tensor | None,
+    h0: Tensor,
+    starts: Tensor,
+    is_init: Tensor,
+    restart: Tensor | None,
+    backend: str,
+    segment: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     grad_restart = h0.new_empty(0) if restart is None else restart.new_empty(restart.shape)
     return a.new_empty(a.shape), a.new_empty(a.shape), h0.new_empty(h0.shape), grad_restart
 

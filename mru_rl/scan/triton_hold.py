@@ -290,7 +290,7 @@ def backward(
     is_init: Tensor, restart: Tensor | None, *, slope: float, sign_slope: float, surrogate: str,
     settings: Plan | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:  # fmt: skip
-    """Gradients to u, beta, level, h0 and, where it is given, restart, from those to h and h_last (None: zero)."""
+    """Gradients to u, beta, level, h0 and, if given, restart, from those to h and h_last (None: zero)."""
     (B, T, H), wide = h.shape, torch.promote_types(h.dtype, torch.float32)
     grad_u, grad_beta = torch.empty_like(h), torch.empty_like(h)
     grad_restart = None if restart is None else torch.empty((B, T, H), dtype=restart.dtype, device=h.device)

@@ -353,7 +353,7 @@ def backward(
     grad_h: Tensor | None, grad_last: Tensor | None, a: Tensor, h: Tensor, h0: Tensor, is_init: Tensor,
     restart: Tensor | None = None, *, settings: Plan | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:  # fmt: skip
-    """Gradients to a, b, h0 and, where it is given, restart, from those to h and h_last (None: zero)."""
+    """Gradients to a, b, h0 and, if given, restart, from those to h and h_last (None: zero)."""
     (B, T, H), wide = h.shape, torch.promote_types(h.dtype, torch.float32)
     grad_a, grad_b = torch.empty_like(h), torch.empty_like(h)
     grad_h0 = torch.empty((B, H), dtype=wide, device=h.device)

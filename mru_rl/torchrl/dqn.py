@@ -1,4 +1,4 @@
-"""Targets for torchrl's DQNLoss where the value network has a memory."""
+"""Targets for torchrl's DQNLoss if the value network has a memory."""
 
 from __future__ import annotations
 

@@ -8,16 +8,18 @@ from tensordict import unravel_key_list
 from tensordict.utils import NestedKey
 
 STATE = "recurrent_state"
-"""Where the state stands unless somebody says otherwise."""
+"""The state's key by default."""
 IS_INIT = "is_init"
 """What torchrl's InitTracker writes; recurrent modules know no other name for it."""
+TRAJECTORY = ("collector", "traj_ids")
+"""Where torchrl's collectors number trajectories."""
 
 
 def memory_keys(in_key: Any, in_keys: Any, out_key: Any, out_keys: Any) -> tuple[list[NestedKey], list[NestedKey]]:
     """Return [value, state, "is_init"] and [features, next state] from one key or a list on either side.
 
-    Raises ValueError unless one of in_key and in_keys and one of out_key and out_keys is given, and where a list is
-    not of the keys above ("is_init" may be left out).
+    Raises ValueError unless one of in_key and in_keys and one of out_key and out_keys is given, and if a list does not
+    hold the keys above ("is_init" may be left out).
     """
     reads = _expand("in", in_key, in_keys, STATE)
     writes = _expand("out", out_key, out_keys, ("next", STATE))

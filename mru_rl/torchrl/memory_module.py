@@ -15,41 +15,46 @@ from torchrl.modules import recurrent_mode
 
 from mru_rl.blocks.core import MemoryCore
 from mru_rl.blocks.spec import Spec
-from mru_rl.torchrl.keys import memory_keys
+from mru_rl.torchrl.keys import IS_INIT, TRAJECTORY, memory_keys
 
 
 class MemoryModule(TensorDictModuleBase):
     """A memory core in a torchrl pipeline, in the place of `torchrl.modules.GRUModule` (torchrl 0.14).
 
     core: a spec such as "bmru" or "bmru+mingru,lru" (see `mru_rl.make_core`), or a MemoryCore.
-    input_size, hidden_size, num_layers, state_size, options: as in `mru_rl.make_core`; with a MemoryCore the sizes may
-        be left out and must be its own where they are given, and there are no options.
+    input_size, hidden_size, num_layers, state_size, options: as in `mru_rl.make_core`; with a MemoryCore, sizes may be
+        left out, must be its own if given, and there are no options.
     in_key, in_keys: the value to read; "x" stands for ["x", "recurrent_state", "is_init"], the last always that key.
     out_key, out_keys: the features to write; "y" stands for ["y", ("next", "recurrent_state")].
-    device: where the core goes.
+    device: the device the core is moved to.
     default_recurrent_mode: the mode outside `torchrl.modules.set_recurrent_mode`; None is False.
 
     sequential mode   every element of the batch is one step: value [*B, input_size] -> features [*B, hidden_size] and
-                      the next state [*B, layers, S]. Where is_init is true the incoming state is replaced by zeros
+                      the next state [*B, layers, S]. If is_init is true, zeros replace the incoming state
     recurrent mode    the last batch dimension is time: value [*B, T, input_size] -> features [*B, T, hidden_size]. The
                       state at step 0 is read, and that of every step where is_init is true: there the memory restarts
                       from the state stored at that index. Collected data holds zeros where episodes begin, and a
                       slice of a replay begins from the state the agent acted with
 
-    The state stands in one float tensor (layers, S), float32 or wider; of a sequence in half precision, or under
-    autocast, its values are as exact as the features there, and stepping is exacter. A missing one reads as zeros: an
-    env without the primer drops it at every step, and the agent acts without memory. ("next", state) is the true state
-    after every step of a sequence, where GRUModule writes zeros but at the end of each trajectory. Inside `torch.vmap` and
+    The state is one float tensor (layers, S), float32 or wider; of a sequence in half precision, or under autocast, its
+    values are as exact as the features there, and stepping is more exact. A missing state reads as zeros: an env without
+    the primer drops it at every step, and the agent acts without memory. ("next", state) is the true state after every
+    step of a sequence; GRUModule writes zeros except at the end of each trajectory. Inside `torch.vmap` and
     `torch.compile` nothing depends on the values of is_init.
 
-    Where torchrl leaves traps: value estimators do not enter recurrent mode by themselves, wrap `GAE(...)(data)` in
-    `set_recurrent_mode(True)`. PrioritizedSliceSampler marks no slice starts, so that flat samples run on with the state
-    of the slice before: see `mru_rl.torchrl.replay.to_windows`. DQNLoss unrolls its targets from elsewhere: see
-    `mru_rl.torchrl.dqn.next_values`. BurnInTransform takes only flat strings as state keys, and hands the state of an
-    episode that ends with the burn-in to the next one: let it end within episodes.
+    Traps that torchrl leaves, and the way round each:
+    - Value estimators do not enter recurrent mode by themselves: wrap `GAE(...)(data)` in `set_recurrent_mode(True)`.
+    - A plain `ReplayBuffer` drops the marks that SliceSampler makes of slice starts (is_init) and ends (truncated); it
+      returns them beside the sample, with return_info=True; TensorDictReplayBuffer writes them into it.
+      PrioritizedSliceSampler marks no starts at all. A flat sample then runs on with the state of the slice before: use
+      TensorDictReplayBuffer, or `mru_rl.torchrl.replay.to_windows`. Such a sample is refused if it has torchrl's
+      ("collector", "traj_ids") and they change at an unmarked step (not under vmap, compile or graph capture).
+    - DQNLoss unrolls its targets from elsewhere: see `mru_rl.torchrl.dqn.next_values`.
+    - BurnInTransform takes only flat strings as state keys, and hands the state of an episode that ends with the burn-in
+      to the next one: let it end within episodes.
 
-    Raises ValueError for keys or sizes that do not fit; when called, KeyError for a missing value or is_init and
-    ValueError for shapes of another width than the core's.
+    Raises ValueError if keys or sizes do not fit; when called, KeyError if the value or is_init is missing, ValueError
+    if shapes are of another width than the core's or a flat sample joins trajectories without a mark.
     """
 
     core: MemoryCore
@@ -74,9 +79,13 @@ class MemoryModule(TensorDictModuleBase):
         self.in_keys, self.out_keys = memory_keys(in_key, in_keys, out_key, out_keys)
         if isinstance(core, MemoryCore):
             _check_own_sizes(
-                core, options, input_size=input_size, hidden_size=hidden_size, state_size=state_size,
+                core,
+                options,
+                input_size=input_size,
+                hidden_size=hidden_size,
+                state_size=state_size,
                 num_layers=None if num_layers == 1 else num_layers,
-            )  # fmt: skip
+            )
         elif input_size is None or hidden_size is None:
             raise ValueError(
                 f"a core made from the spec {core!r} needs input_size and hidden_size, got {input_size} and "
@@ -93,9 +102,11 @@ class MemoryModule(TensorDictModuleBase):
         batch, rows = tensordict.shape, self._rows(tensordict.shape)
         x, state, is_init = self._read(tensordict, rows)
         if self.recurrent_mode:
+            if len(batch) == 1:
+                _refuse_unmarked_joins(tensordict, is_init[0])
             start = self.core.initial_state(rows[0]) if state is None else state[:, 0]
             features, states, _ = self.core.unroll(x, start, is_init, state)
-            after = cast("Tensor", states)  # None only where nobody wants them
+            after = cast("Tensor", states)  # None only if not asked for
             after = after.to(torch.promote_types(after.dtype, torch.float32))
         else:
             features, after = self.core.step(x, self.core.initial_state(*rows) if state is None else state, is_init)
@@ -116,7 +127,7 @@ class MemoryModule(TensorDictModuleBase):
         return (batch[:-1].numel(), batch[-1])
 
     def _read(self, tensordict: TensorDictBase, rows: tuple[int, ...]) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Value [*rows, input_size], state [*rows, layers, S] or None where there is none, and is_init [*rows]."""
+        """Value [*rows, input_size], state [*rows, layers, S] or None if it is missing, and is_init [*rows]."""
         (value_key, _, init_key), core, batch = self.in_keys, self.core, tensordict.shape
         x, state, is_init = (tensordict.get(key, None) for key in self.in_keys)
         if x is None:
@@ -156,7 +167,7 @@ class MemoryModule(TensorDictModuleBase):
     def make_tensordict_primer(self) -> TensorDictPrimer:
         """Return the transform that makes an env carry the state, zeros at every reset.
 
-        Raises RuntimeError where the next state is not written under ("next", state key).
+        Raises RuntimeError if the next state is not written under ("next", state key).
         """
         state, after = (key if isinstance(key, tuple) else (key,) for key in (self.in_keys[1], self.out_keys_source[1]))
         if after != ("next", *state):
@@ -180,7 +191,7 @@ class MemoryModule(TensorDictModuleBase):
 
     @property
     def recurrent_mode(self) -> bool:
-        """Whether a call is a sequence; set by `torchrl.modules.set_recurrent_mode`, else by the constructor."""
+        """True if a call is a sequence; set by `torchrl.modules.set_recurrent_mode`, else by the constructor."""
         mode = recurrent_mode()
         return bool(self._recurrent_mode if mode is None else mode)
 
@@ -212,8 +223,33 @@ class MemoryModule(TensorDictModuleBase):
         return self
 
 
+def _refuse_unmarked_joins(data: TensorDictBase, is_init: Tensor) -> None:
+    """Raise ValueError if flat data [T] goes from one trajectory to another at a step where is_init is False.
+
+    Says nothing if the data has no trajectory ids, or if values cannot be looked at.
+    """
+    ids = data.get(TRAJECTORY, None)
+    unreadable = (
+        torch.compiler.is_compiling()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or (is_init.is_cuda and torch.cuda.is_current_stream_capturing())
+    )
+    if ids is None or unreadable:
+        return
+    ids = ids.reshape(len(is_init), -1)
+    joins = (ids[1:] != ids[:-1]).any(-1) & ~is_init[1:].to(ids.device)
+    if joins.any():
+        at = int(joins.nonzero()[0]) + 1
+        raise ValueError(
+            f"a flat sample of slices needs {IS_INIT!r} at every slice start, got a sample that goes from trajectory "
+            f"{ids[at - 1].tolist()} to {ids[at].tolist()} at step {at} without it, so that one would run on with the "
+            "state of the other; draw it from a TensorDictReplayBuffer, which unlike ReplayBuffer keeps SliceSampler's "
+            "marks, or give mru_rl.torchrl.replay.to_windows(sample, slice_len)"
+        )
+
+
 def _check_own_sizes(core: MemoryCore, options: dict[str, Any], **sizes: int | None) -> None:
-    """Raise ValueError where sizes given beside a core are not its own, and for options, which come too late."""
+    """Raise ValueError if sizes given beside a core are not its own, or options are given, which come too late."""
     other = [f"{name}={size}" for name, size in sizes.items() if size not in (None, getattr(core, name))]
     other += [f"{name}={value!r}" for name, value in options.items()]
     if other:

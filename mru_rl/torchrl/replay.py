@@ -10,14 +10,15 @@ from mru_rl.torchrl.keys import IS_INIT
 def to_windows(sample: TensorDictBase, length: int) -> TensorDictBase:
     """A flat sample [n * length] as [n, length], with is_init where a window must start from the stored state.
 
-    In recurrent mode the first step of a row always starts from the state stored there. That is all that
-    PrioritizedSliceSampler's samples need, which flat would run on from slice to slice: it marks no slice starts.
+    In recurrent mode the first step of a row always starts from the state stored there. That is all that samples without
+    marked slice starts need, which flat would run on from slice to slice: those of a plain ReplayBuffer, and those of
+    PrioritizedSliceSampler.
 
-    sample_unit=Sequence repeats a record where an episode, or the buffer, ends before its window does. Stepped twice,
-    a record before the first valid one would move the memory twice: where the sample has a "validity_mask", the first
-    valid step of every window is marked too, also where it is not the first of its episode.
+    sample_unit=Sequence repeats a record if an episode, or the buffer, ends before its window does. Stepped twice, a
+    record before the first valid one would move the memory twice: if the sample has a "validity_mask", the first valid
+    step of every window is marked too, even if it is not the first of its episode.
 
-    Raises ValueError for a sample that is not flat, not of whole windows, or without is_init.
+    Raises ValueError if the sample is not flat, not of whole windows, or without is_init.
     """
     if sample.ndim != 1 or length < 1 or sample.shape[0] % length:
         raise ValueError(

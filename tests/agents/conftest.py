@@ -12,7 +12,8 @@ from mru_rl.agents.acting.ray_session import import_ray
 from mru_rl.agents.bench import grid
 from mru_rl.agents.bench.jobs import Point
 from mru_rl.agents.ppo.config import PPOConfig
-from mru_rl.agents.records.run import Run
+from mru_rl.agents.report.data import Axis
+from mru_rl.agents.run import Run
 from mru_rl.agents.trainer import Trainer
 
 
@@ -43,12 +44,12 @@ def trained(small):
 
 
 @pytest.fixture
-def tiny() -> grid.Benchmark:
+def tiny() -> grid.Grid:
     """A grid of jobs of about a second each."""
     points = (Point(5, {"length": 5}, 32), Point(50, {"length": 50}, 32))
     variant = grid.Variant(5, "mru_rl/TMaze-v0", {"length": 5}, 3000, points)
-    return grid.Benchmark(
-        "tiny", "Tiny", "Does it run?", "success_rate", {"name": "length", "label": "length", "log": True, "trained": 5},
+    return grid.Grid(
+        "tiny", "Tiny", "Does it run?", "success_rate", Axis("length", "length", log=True, trained=5),
         0.5, (variant,), cores=("bmru", "gru"), seeds=2, trials=2, search_seeds=1, preset="smoke", hidden_size=16,
         state_size=16, settings={"num_envs": 8, "minibatches": 2},
     )  # fmt: skip

@@ -5,8 +5,8 @@ import pytest
 from mru_rl.agents import training
 from mru_rl.agents.algorithms import make_trainer
 from mru_rl.agents.curriculum import Curriculum, at_level, split_curriculum
-from mru_rl.agents.evaluate import evaluate_run, load_config, params_sha256
-from mru_rl.agents.records.run import Run
+from mru_rl.agents.evaluate import evaluate_run, params_sha256
+from mru_rl.agents.run import Run
 
 TMAZE = {"env": "mru_rl/TMaze-v0", "env_kwargs": {"length": "2..12", "noise": 0.0}}
 
@@ -48,12 +48,12 @@ def test_an_env_without_a_success_takes_no_curriculum(small):
 def test_a_run_climbs_its_curriculum_and_is_evaluated_at_the_far_end(small):
     run, trainer = training.start(small(**TMAZE, steps=40_000, num_envs=32, hidden_size=32, segment=26, epochs=4))
     training.run_to_end(run, trainer)
-    levels = [record["level"] for record in run.metrics()]
+    levels = [record["level"] for record in run.records()]
     assert levels == sorted(levels)
     assert trainer.level == 12
     result = evaluate_run(run, episodes=64, env_kwargs={}, seed=5, sample=False)
-    assert result["length_mean"] == 13
-    assert result["success_rate"] >= 0.95  # chance is 0.5
+    assert result.length_mean == 13
+    assert result.success_rate >= 0.95  # chance is 0.5
 
 
 def test_a_run_resumed_in_the_middle_of_its_curriculum_ends_with_the_same_parameters(small):
@@ -63,8 +63,8 @@ def test_a_run_resumed_in_the_middle_of_its_curriculum_ends_with_the_same_parame
     run, trainer = training.start(small("cut", **settings))
     while trainer.level == 2:
         trainer.update()
-    training._save(run, trainer)
-    resumed, lost = training.resume(Run.open(run.path), load_config(run))
+    training.Training(run, trainer)._save()
+    resumed, lost = training.take_up(Run.open(run.path), Run.open(run.path).config)
     assert not lost
     assert resumed.level == trainer.level > 2
     training.run_to_end(run, resumed)

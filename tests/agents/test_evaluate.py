@@ -53,7 +53,7 @@ def opinionated_policy(config):
     """
     torch.manual_seed(3)
     env = make_env(config, 16, seed=6)
-    policy = PPOTrainer.make_agent(config, env)[1].eval()
+    policy = PPOTrainer.make_agent(config, env.rules)[1].eval()
     env.reset()
     stretch = env.unroll(100)
     with torch.no_grad():
@@ -102,8 +102,8 @@ def test_the_length_of_stretches_is_bounded_and_changes_nothing(small):
 def test_longer_episodes_are_fewer_unless_told_otherwise(trained):
     assert [episodes_for(length) for length in (1, 10_000, 20_000, 10**6)] == [128, 128, 64, 32]
     run, _ = trained(env="mru_rl/TMaze-v0", env_kwargs={"length": 9}, steps=512)
-    assert evaluate_run(run, env_kwargs={}, seed=3, sample=False)["episodes"] == 128
-    assert evaluate_run(run, env_kwargs={}, seed=3, sample=False, episodes=5)["episodes"] == 5
+    assert evaluate_run(run, env_kwargs={}, seed=3, sample=False).episodes == 128
+    assert evaluate_run(run, env_kwargs={}, seed=3, sample=False, episodes=5).episodes == 5
 
 
 def test_a_run_is_evaluated_in_stretches_where_that_can_be_and_step_by_step_elsewhere(trained, monkeypatch):
@@ -115,7 +115,7 @@ def test_a_run_is_evaluated_in_stretches_where_that_can_be_and_step_by_step_else
         )
     run, _ = trained(env="mru_rl/TMaze-v0", env_kwargs={"length": 9}, steps=512)
     arguments = {"episodes": 16, "env_kwargs": {"length": 50}, "seed": 3}
-    assert evaluate_run(run, sample=False, **arguments)["length_mean"] == 51
+    assert evaluate_run(run, sample=False, **arguments).length_mean == 51
     evaluate_run(run, sample=True, **arguments)
     seer, _ = trained(name="seer", env="mru_rl/TMaze-v0", previous_action=True, steps=512)
     evaluate_run(seer, sample=False, **arguments)
@@ -125,5 +125,5 @@ def test_a_run_is_evaluated_in_stretches_where_that_can_be_and_step_by_step_else
 def test_a_run_trained_on_clean_episodes_is_evaluated_on_contaminated_and_longer_ones(trained):
     run, _ = trained(env="mru_rl/Contamination-v0", env_kwargs={"length": 9}, steps=512)
     result = evaluate_run(run, env_kwargs={"burst": 20, "length": 40}, seed=3, sample=False, episodes=8)
-    assert result["env_kwargs"] == {"length": 40, "burst": 20}
-    assert (result["length_mean"], result["episodes"]) == (41, 8)
+    assert result.env_kwargs == {"length": 40, "burst": 20}
+    assert (result.length_mean, result.episodes) == (41, 8)

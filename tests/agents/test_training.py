@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from mru_rl.agents import training
-from mru_rl.agents.evaluate import evaluate_run, load_config, params_sha256
+from mru_rl.agents.config import Task, to_json
+from mru_rl.agents.evaluate import evaluate_run, params_sha256
 from mru_rl.agents.ppo.config import PPOConfig
 from mru_rl.agents.records.metrics import GLOSSARY
-from mru_rl.agents.records.run import Run
+from mru_rl.agents.run import Run
 
 
 @pytest.mark.parametrize("core", ["bmru+mingru", "bmru", "gru"])
@@ -33,16 +34,16 @@ def test_ppo_learns_to_repeat_the_first_card(small, core):
     )
     training.run_to_end(run, trainer)
     result = evaluate_run(run, episodes=64, env_kwargs={}, seed=99, sample=False)
-    assert result["return_mean"] > 0.8  # without memory the best is -0.5; three seeds reach 0.9 and more
+    assert result.return_mean > 0.8  # without memory the best is -0.5; three seeds reach 0.9 and more
 
 
 def test_a_run_leaves_everything_it_promises_and_only_documented_metrics(trained):
     run, trainer = trained(tensorboard=True)
     assert {p.name for p in run.path.iterdir()} == {
-        "config.json", "provenance.json", "metrics.jsonl", "checkpoints", "learning_curve.png", "tensorboard",
+        "config.json", "spaces.json", "provenance.json", "metrics.jsonl", "checkpoints", "learning_curve.png", "tensorboard",
     }  # fmt: skip
     assert (run.path / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
-    records = run.metrics()
+    records = run.records()
     assert records[-1]["steps"] == trainer.steps >= 4096
     assert {name for record in records for name in record} <= set(GLOSSARY)
     assert "write_rate" in records[-1]
@@ -52,7 +53,7 @@ def test_a_run_leaves_everything_it_promises_and_only_documented_metrics(trained
 
 def test_the_config_comes_back_from_disk_as_it_was(trained):
     run, trainer = trained(env="mru_rl/TMaze-v0", env_kwargs={"length": 9, "noise": 0.5})
-    assert load_config(run) == trainer.config
+    assert to_json(run.config) == to_json(trainer.config)
 
 
 def test_the_same_seed_gives_the_same_parameters_and_another_seed_others(small):
@@ -72,8 +73,8 @@ def test_a_run_resumed_from_a_checkpoint_ends_with_the_same_parameters(small, en
     run, trainer = training.start(small("cut", env=env, core="bmru+mingru"))
     for _ in range(3):
         trainer.update()
-    training._save(run, trainer)
-    resumed, lost = training.resume(Run.open(run.path), load_config(run))
+    training.Training(run, trainer)._save()
+    resumed, lost = training.take_up(Run.open(run.path), Run.open(run.path).config)
     assert not lost
     assert resumed.steps == trainer.steps > 0
     training.run_to_end(run, resumed)
@@ -106,21 +107,21 @@ def test_a_run_killed_at_any_moment_and_resumed_ends_with_the_same_parameters(sm
     assert process.wait() == -signal.SIGKILL, "the run was to be killed before it ended"
 
     run = Run.open(config.run_dir)
-    trainer, lost = training.resume(run, load_config(run))
+    trainer, lost = training.take_up(run, run.config)
     assert not lost
     assert 0 < trainer.steps < steps
     training.run_to_end(run, trainer)
     assert params_sha256(trainer.policy) == params_sha256(whole.policy)
-    steps_seen = [record["steps"] for record in run.metrics()]
+    steps_seen = [record["steps"] for record in run.records()]
     assert steps_seen == sorted(set(steps_seen)), "no record twice"
 
 
 def test_an_env_that_cannot_save_its_state_starts_fresh_episodes_on_resume(small):
     run, trainer = training.start(small(env="CartPole-v1", steps=3000))
     trainer.update()
-    training._save(run, trainer)
+    training.Training(run, trainer)._save()
     trainer.env.close()
-    resumed, lost = training.resume(run, load_config(run))
+    resumed, lost = training.take_up(run, run.config)
     assert "start fresh episodes" in lost[0]
     assert resumed.collector.is_init.all()
     assert resumed.steps == trainer.steps
@@ -133,21 +134,22 @@ def test_an_env_that_cannot_save_its_state_starts_fresh_episodes_on_resume(small
 def test_other_gymnasium_envs_train_in_this_process_and_in_workers(small, env, workers):
     run, trainer = training.start(small(env=env, workers=workers, backend="upstream", steps=1024, num_envs=4))
     training.run_to_end(run, trainer)
-    assert run.metrics()[-1]["steps"] >= 1024
+    assert run.records()[-1]["steps"] >= 1024
     assert all(torch.isfinite(p).all() for p in trainer.policy.parameters())
 
 
 def test_defaults_follow_the_task():
-    corridor, _ = PPOConfig().follow_task(horizon=1001, credit_horizon=0, open_loop=True)
+    corridor, _ = PPOConfig().resolve(Task(horizon=1001, credit_horizon=0, open_loop=True))
     assert (corridor.segment, corridor.discount, corridor.previous_action) == (1001, 0.5, False)
     assert corridor.entropy == pytest.approx(1 / 1001)
-    cards, _ = PPOConfig().follow_task(horizon=51, credit_horizon=0, open_loop=True)
+    cards, _ = PPOConfig().resolve(Task(horizon=51, credit_horizon=0, open_loop=True))
     assert (cards.segment, cards.entropy) == (102, 0.01)
-    unknown, why = PPOConfig().follow_task(horizon=None, credit_horizon=None, open_loop=False)
+    unknown, why = PPOConfig().resolve(Task(horizon=None, credit_horizon=None, open_loop=False))
     assert (unknown.segment, unknown.discount, unknown.previous_action) == (128, 0.99, True)
     assert set(why) == {"segment", "minibatches", "discount", "entropy", "previous_action"}
     asked = PPOConfig(segment=7, minibatches=4, discount=0.9, entropy=0.0, previous_action=True)
-    assert asked.follow_task(horizon=51, credit_horizon=0, open_loop=True) == (asked, {})
+    resolved, reasons = asked.resolve(Task(horizon=51, credit_horizon=0, open_loop=True))
+    assert (to_json(resolved), reasons) == (to_json(asked), {})
 
 
 @pytest.mark.parametrize(
@@ -164,8 +166,8 @@ def test_defaults_follow_the_task():
     ],
 )
 def test_minibatches_have_about_1024_steps_and_two_rows_where_they_can(num_envs, segment, minibatches):
-    config, why = PPOConfig(num_envs=num_envs, segment=segment).follow_task(
-        horizon=segment, credit_horizon=0, open_loop=True
+    config, why = PPOConfig(num_envs=num_envs, segment=segment).resolve(
+        Task(horizon=segment, credit_horizon=0, open_loop=True)
     )
     assert config.minibatches == minibatches
     assert why["minibatches"] == f"{num_envs // minibatches} rows of {segment} steps each"
@@ -198,7 +200,7 @@ def test_the_carry_of_a_carry_bmru_falls_from_where_it_was_made_to_nothing(small
 
 @pytest.mark.parametrize("share", [-0.5, 5.0])
 def test_a_share_of_the_run_that_is_none_is_refused(small, share):
-    with pytest.raises(ValueError, match=r"--carry-share must lie in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"carry_share must lie in \[0, 1\]"):
         small(carry_share=share)
 
 
@@ -218,7 +220,7 @@ def test_a_run_of_few_rollouts_says_so(small, tmp_path):
 @pytest.mark.parametrize(
     ("env", "options"),
     [
-        ("KeyDoor", {"colours": "2..4", "length": 4}),
+        ("KeyDoor", {"colors": "2..4", "length": 4}),
         ("EventCount", {"modulus": "2..8"}),
         ("FlipFlop", {"bits": "1..4"}),
     ],

@@ -40,6 +40,6 @@ def test_the_exported_step_is_the_step_over_1000_steps(spec, tmp_path):
 
 
 def test_a_complex_core_cannot_be_exported_and_is_named(tmp_path):
-    with pytest.raises(ValueError, match="complex numbers, and lru"):
+    with pytest.raises(ValueError, match="complex numbers, which lru needs; choose a core without it"):
         export_step(mru_rl.make_core("bmru+lru", 5, 16), tmp_path / "step.onnx")
     assert list(tmp_path.iterdir()) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tensordict import TensorDict
 
 import mru_rl
 from mru_rl import make_core
@@ -28,18 +29,20 @@ CALLS = {
     "whole numbers": (lambda x, s, i, r: (x.long(), s, i), ValueError, r"int64; call x\.to\(torch\.float32\)"),
     "wider inputs": (lambda x, s, i, r: (x.double(), s, i), ValueError, r"float64; call x\.to\(torch\.float32\)"),
     "inputs elsewhere": (lambda x, s, i, r: (x.to("meta"), s, i), ValueError, r"x on meta.*\.to\('cpu'\)"),
-    "a list": (lambda x, s, i, r: (x.tolist(), s, i), TypeError, "must be tensors, got list"),
+    "a list": (lambda x, s, i, r: (x.tolist(), s, i), TypeError, r"x must be a tensor, got list; call torch\.as_tensor\(x\)"),
     "another batch": (lambda x, s, i, r: (x, s[:1], i), ValueError, r"initial_state\(batch_size\) when the number of envs"),
     "a narrower state": (lambda x, s, i, r: (x, s[..., :5], i), ValueError, r"state must be \[2, .*got \[2, .*5\]"),
     "a state of whole numbers": (lambda x, s, i, r: (x, s.long(), i), ValueError, r"int64; call state\.to\(torch\.float32\)"),
     "a wider state": (lambda x, s, i, r: (x, s.double(), i), ValueError, r"float64; call state\.to"),
     "a narrow state": (lambda x, s, i, r: (x, s.half(), i), ValueError, r"float16; call state\.to"),
     "a state elsewhere": (lambda x, s, i, r: (x, s.to("meta"), i), ValueError, "state on meta"),
-    "no state": (lambda x, s, i, r: (x, None, i), TypeError, r"NoneType .*initial_state\(batch_size\)"),
+    "a state in a list": (lambda x, s, i, r: (x, s.tolist(), i), TypeError, r"got list and Tensor; .*initial_state\(batch"),
     "flags that are numbers": (lambda x, s, i, r: (x, s, i.float()), ValueError, r"is_init must be bool \[2, 4\].*float32"),
     "flags with a trailing axis": (lambda x, s, i, r: (x, s, i[..., None]), ValueError, "without a trailing axis"),
     "flags of another length": (lambda x, s, i, r: (x, s, i[:, :2]), ValueError, r"got torch\.bool \[2, 2\]"),
-    "no flags": (lambda x, s, i, r: (x, s, None), TypeError, "zeros of dtype torch.bool"),
+    "flags in a list": (lambda x, s, i, r: (x, s, i.tolist()), TypeError, "zeros of dtype torch.bool as is_init if no"),
+    "time first": (lambda x, s, i, r: (x.transpose(0, 1), s, i.T), ValueError, r"batch first: .*x\.transpose\(0, 1\)"),
+    "inputs alone time first": (lambda x, s, i, r: (x.transpose(0, 1), s, i), ValueError, r"x is \[B, T, D\], got \[4, 2, 3\]"),
     "flags elsewhere": (lambda x, s, i, r: (x, s, i.to("meta")), ValueError, "is_init on meta"),
     "a restart per row": (lambda x, s, i, r: (x, s, i, s), ValueError, "restart must be .*one state per step"),
     "a restart to be broadcast": (lambda x, s, i, r: (x, s, i, r[:, :1]), ValueError, "restart must be .*leave it out"),
@@ -72,7 +75,8 @@ STEPS = {
     "another batch": (lambda x, s, i: (x, s[:1], i), ValueError, r"initial_state\(batch_size\) when the number of envs"),
     "a narrower state": (lambda x, s, i: (x, s[..., :5], i), ValueError, r"state must be \[2, .*got \[2, .*5\]"),
     "a state of whole numbers": (lambda x, s, i: (x, s.long(), i), ValueError, r"int64; call state\.to"),
-    "no state": (lambda x, s, i: (x, None, i), TypeError, "NoneType"),
+    "a list": (lambda x, s, i: (x.tolist(), s, i), TypeError, r"x must be a tensor, got list"),
+    "a state in a list": (lambda x, s, i: (x, s.tolist(), i), TypeError, "got list and Tensor"),
     "flags that are numbers": (lambda x, s, i: (x, s, i.float()), ValueError, r"is_init must be bool \[2\].*float32"),
     "flags with a trailing axis": (lambda x, s, i: (x, s, i[:, None]), ValueError, "without a trailing axis"),
     "flags elsewhere": (lambda x, s, i: (x, s, i.to("meta")), ValueError, "is_init on meta"),
@@ -110,6 +114,38 @@ def test_a_core_takes_an_empty_batch_and_a_restart_that_fits():
     assert core.step(x[:0, 0], state[:0], is_init[:0, 0])[1].shape == (0, 2, S)
 
 
+@pytest.mark.parametrize("spec", ["bmru+mingru,gru", "lru"])
+def test_a_core_starts_from_zeros_if_no_state_is_given_and_no_episode_if_no_flags_are(spec):
+    core = make_core(spec, D, S).double()
+    x, _, is_init, _ = good(core)
+    x, state = x.double(), core.initial_state(B)
+    is_init[0, 2] = True
+    for flags in (None, is_init):
+        given = torch.zeros_like(is_init) if flags is None else flags
+        for method in (core, core.unroll, core.advance, core.trace):
+            got, want = method(x, is_init=flags), method(x, state, given)
+            assert all(torch.equal(a, b) for a, b in zip(tensors_of(got), tensors_of(want), strict=True))
+    for got, want in zip(core.step(x[:, 0]), core.step(x[:, 0], state, is_init[:, 0]), strict=True):
+        assert torch.equal(got, want)
+
+
+def tensors_of(found):
+    """The tensors of what a core returned."""
+    if isinstance(found, TensorDict):
+        return list(found.values(include_nested=True, leaves_only=True))
+    return [found] if isinstance(found, torch.Tensor) else list(found)
+
+
+@pytest.mark.parametrize("missing", [1, 2])
+def test_a_cell_alone_is_given_everything(missing):
+    cell = get_cell("bmru")(D, S)
+    x, state, is_init, _ = good(cell)
+    given = [x, state, is_init]
+    given[missing] = None
+    with pytest.raises(TypeError, match="must be tensors, got .*NoneType.*start from cell.initial_state"):
+        cell(*given)
+
+
 @pytest.mark.parametrize("spec", [*mru_rl.list_cells(), "lru+gru", "bmru+mingru"])
 def test_inputs_of_another_dtype_pass_where_autocast_makes_them_fit(spec):
     torch.manual_seed(2)
@@ -144,8 +180,8 @@ def test_a_batch_size_that_is_no_number_of_rows_is_refused(kind, rows):
         ({"x": torch.zeros(B, T, 2)}, ValueError, "input_size 3"),
         ({"x": torch.zeros(B, D)}, ValueError, r"x must be \[B, T, input_size\]"),
         ({"x": torch.zeros(0, T, D), "is_init": torch.zeros(0, T).bool()}, ValueError, "one step at least"),
-        ({"x": None}, TypeError, "must be tensors"),
-        ({"is_init": None}, TypeError, "must be tensors"),
+        ({"x": None}, TypeError, "x must be a tensor, got NoneType"),
+        ({"is_init": 0}, TypeError, "must be tensors"),
     ],
 )
 def test_a_warm_up_that_could_set_no_threshold_is_refused(change, error, words):
@@ -162,7 +198,7 @@ def test_a_unit_warmed_up_or_asked_for_its_gates_alone_checks_the_same():
         unit.warm_up(torch.randn(5, D), -1)
     with pytest.raises(ValueError, match="expected 3 numbers in the last dimension, got"):
         unit.gates(torch.randn(5, 2))
-    with pytest.raises(TypeError, match="states are floating point, got torch.int64"):
+    with pytest.raises(TypeError, match="a state must be floating point, got torch.int64"):
         unit.pack_signs(torch.zeros(2, S).long())
     with pytest.raises(ValueError, match="codes are on meta but the unit is on cpu"):
         unit.unpack_signs(torch.zeros(2, S, dtype=torch.int8, device="meta"))
@@ -174,16 +210,16 @@ def test_a_unit_warmed_up_or_asked_for_its_gates_alone_checks_the_same():
 @pytest.mark.parametrize(
     ("spec", "options", "words"),
     [
-        ("bmru", {"slope": "steep"}, "'slope' of this core is a number such as 4.0, got 'steep'"),
-        ("bmru", {"slope": float("nan")}, "positive numbers, got slope=nan"),
+        ("bmru", {"slope": "steep"}, "'slope' of this core must be a number such as 4.0, got 'steep'"),
+        ("bmru", {"slope": float("nan")}, "positive, finite numbers, got slope=nan"),
         ("bmru", {"init_horizon": -1.0}, "at least 1, got -1.0"),
-        ("bmru", {"read_before_write": "no"}, "is a truth value such as True, got 'no'"),
-        ("bmru", {"surrogate": 3}, "is a word such as 'tanh', got 3"),
-        ("hgrn:lower_bound=abc", {}, "'lower_bound' of 'hgrn' is a number such as 0.0, got 'abc'"),
-        ("framestack:frames=2.0", {}, "'frames' of 'framestack' is a whole number such as 4, got 2.0"),
+        ("bmru", {"read_before_write": "no"}, "must be a truth value such as True, got 'no'"),
+        ("bmru", {"surrogate": 3}, "must be a word such as 'tanh', got 3"),
+        ("hgrn:lower_bound=abc", {}, "'lower_bound' of 'hgrn' must be a number such as 0.0, got 'abc'"),
+        ("framestack:frames=2.0", {}, "'frames' of 'framestack' must be a whole number such as 4, got 2.0"),
         ("deltanet:key_size=-2", {}, "key_size must be a whole number of at least 1, got -2"),
         ("lru", {"r_min": 3.0}, r"radii lie in \[0, 1\]"),
-        ("carry-bmru:carry=true", {}, "is a number such as 0.5, got True"),
+        ("carry-bmru:carry=true", {}, "must be a number such as 0.5, got True"),
     ],
 )
 def test_an_option_of_another_kind_or_without_a_meaning_is_refused(spec, options, words):

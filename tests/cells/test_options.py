@@ -34,7 +34,7 @@ def test_a_state_size_that_does_not_fit_is_refused_with_the_one_that_would(name,
     [
         ("hgrn", {"lower_bound": 1.0}, r"in \[0, 1\); got 1.0"),
         ("deltanet", {"steps": 0}, "at least 1, got 0"),
-        ("carry-bmru", {"carry": 2.0}, r"in \[0, 1\]; got 2.0"),
+        ("carry-bmru", {"carry": 2.0}, r"in \[0, 1\], got 2.0"),
         ("mamba", {"modes": 0}, "state_size must be a multiple"),
     ],
 )

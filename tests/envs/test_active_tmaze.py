@@ -50,9 +50,7 @@ def test_every_walk_pays_and_shows_what_the_plain_one_does(length, back, rewards
         ends.append(step.terminated)
     lengths = set()
     for row in range(rows):
-        squares, earned = walk(
-            cue[row], [int(a[row]) for a in actions], length=length, back=back, rewards=rewards
-        )  # fmt: skip
+        squares, earned = walk(cue[row], [int(a[row]) for a in actions], length=length, back=back, rewards=rewards)
         steps = len(earned)
         lengths.add(steps)
         assert [bool(e[row]) for e in ends[:steps]] == [False] * (steps - 1) + [True]

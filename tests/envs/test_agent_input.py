@@ -10,8 +10,8 @@ from gymnasium.spaces.utils import flatdim, flatten
 
 from mru_rl.envs import make
 from mru_rl.envs.actions import null_action
+from mru_rl.envs.columns import columns
 from mru_rl.envs.encoding import Encoding
-from mru_rl.envs.from_gymnasium.rows import columns
 
 SPACES = [
     spaces.Discrete(5),
@@ -67,8 +67,16 @@ def test_raw_inputs_stand_beside_the_obs_as_numbers():
 
 
 def test_previous_reward_comes_last_and_only_where_the_episode_goes_on():
-    env = make("mru_rl/TMaze-v0", 3, length=1, noise=0.0, flatten=True, previous_action=True, start_flag=True,
-               previous_reward=True)  # fmt: skip
+    env = make(
+        "mru_rl/TMaze-v0",
+        3,
+        length=1,
+        noise=0.0,
+        flatten=True,
+        previous_action=True,
+        start_flag=True,
+        previous_reward=True,
+    )
     assert env.obs_size == 4 + 2 + 2 + 1
     cue = env.reset()[:, 1].long()
     env.step(1 - cue)

@@ -10,9 +10,9 @@ import torch
 from gymnasium import spaces
 
 from mru_rl.envs import list_ids, make
+from mru_rl.envs.players.base import returns
 from mru_rl.envs.players.horizon import WITHOUT_MEMORY, perfect_memory
-from mru_rl.envs.players.popgym import returns
-from mru_rl.envs.scores import normalised_score
+from mru_rl.envs.scores import normalized_score
 
 TASKS = [
     ("TMaze", {"length": 5}),
@@ -29,7 +29,7 @@ TASKS = [
     ("DelayedRecall", {"delay": 3}),
     ("DelayedRecall", {"delay": 0, "bits": 3, "symbols": 2, "window": 1, "numbered": False}),
     ("KeyDoor", {"length": 6}),
-    ("KeyDoor", {"length": 1, "colours": 3, "things": 0}),
+    ("KeyDoor", {"length": 1, "colors": 3, "things": 0}),
     ("FlipFlop", {"length": 12, "hold": 3}),
     ("FlipFlop", {"length": 7, "hold": 2, "bits": 1}),
     ("EventCount", {"length": 20}),
@@ -120,7 +120,7 @@ def test_no_reactive_policy_earns_more_in_the_active_maze_than_the_memoryless_re
 def test_the_score_runs_from_0_without_memory_to_1_with_a_perfect_one(task, options):
     env = make_task(task, 1, **options)
     for known in ((env,), (f"mru_rl/{task}-v0", options)):
-        score = lambda earned, env=known[0], opts=(known[1] if known[1:] else {}): normalised_score(env, earned, **opts)  # noqa: E731
+        score = lambda earned, env=known[0], opts=(known[1] if known[1:] else {}): normalized_score(env, earned, **opts)  # noqa: E731
         assert score(env.memoryless_return) == 0
         assert score(env.perfect_return) == 1
         assert score(2 * env.perfect_return - env.memoryless_return) == pytest.approx(2)  # not clipped

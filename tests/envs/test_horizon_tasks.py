@@ -124,8 +124,8 @@ def test_delayed_recall_shows_every_symbol_once_in_its_window_and_asks_in_order(
 
 
 @pytest.mark.parametrize("length", [1, 8, 9])
-def test_key_door_has_one_key_in_the_first_half_among_things_of_all_colours(length):
-    env, stretch = episodes("KeyDoor", 2000, length=length, colours=3, things=0.4)
+def test_key_door_has_one_key_in_the_first_half_among_things_of_all_colors(length):
+    env, stretch = episodes("KeyDoor", 2000, length=length, colors=3, things=0.4)
     colour, thing, key, door = stretch.obs.split([3, 1, 1, 1], dim=2)
     thing, key, door = (flag.squeeze(2) == 1 for flag in (thing, key, door))
     assert key.sum(1).eq(1).all()
@@ -240,7 +240,7 @@ def test_event_count_without_memory_tends_to_guessing_in_long_episodes():
             ValueError,
             r"option things must be a number from 0 to 1, got 1\.5; it is a chance",
         ),
-        ("KeyDoor", {"colours": 1}, ValueError, "KeyDoor's option colours must be at least 2, got 1"),
+        ("KeyDoor", {"colors": 1}, ValueError, "KeyDoor's option colors must be at least 2, got 1"),
         (
             "FlipFlop",
             {"hold": 1},

@@ -173,9 +173,13 @@ def test_mazes_have_the_distribution_of_mazelib():
 def test_hunts_run_out_as_often_as_in_mazelib(monkeypatch):
     """Cells that nothing leads to come about once in 10,000 mazes; with fewer hunts they are common."""
     hunts = 12
-    monkeypatch.setattr(HuntAndKill, "_hunt_random", lambda self, grid, count: (
-        (-1, -1) if count >= hunts else (random.randrange(1, self.H, 2), random.randrange(1, self.W, 2))
-    ))  # fmt: skip
+    monkeypatch.setattr(
+        HuntAndKill,
+        "_hunt_random",
+        lambda self, grid, count: (
+            (-1, -1) if count >= hunts else (random.randrange(1, self.H, 2), random.randrange(1, self.W, 2))
+        ),
+    )
     full = torch.full
 
     def fewer(shape, value, **kwargs):

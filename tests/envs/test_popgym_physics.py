@@ -101,8 +101,10 @@ def test_port_replays_upstream_popgym_step_by_step(env_id, policy, random_action
         action = random_action(port)
         if policy == "scripted":
             action = torch.tensor(np.array([scripted(env.state) for env in upstreams])).to(action.dtype)
-        results = {row: upstreams[row].step(action[row].numpy() if action.ndim > 1 else int(action[row]))
-                   for row in sorted(running)}  # fmt: skip
+        results = {
+            row: upstreams[row].step(action[row].numpy() if action.ndim > 1 else int(action[row]))
+            for row in sorted(running)
+        }
         step = port.step(action)
         for row, (obs, reward, terminated, truncated, _) in results.items():
             state = upstreams[row].get_state()

@@ -16,7 +16,7 @@ import torch
 from popgym.wrappers import Antialias, Flatten, PreviousAction
 
 from mru_rl.envs import list_ids, make
-from mru_rl.envs.from_gymnasium.rows import columns
+from mru_rl.envs.columns import columns
 from mru_rl.envs.popgym import deck
 from mru_rl.envs.popgym.quiz import Quiz
 
@@ -280,7 +280,7 @@ def test_flat_input_equals_upstream_flatten_antialias_previous_action(env_id, pa
     want = np.stack([env.reset(seed=seed)[0] for seed, env in enumerate(upstream, 5)])
     port = pair(env_id, bare, flatten=True, previous_action=True, start_flag=True)
     assert port.obs_size == upstream[0].observation_space.shape[0] == by_level(FLAT_SIZE, env_id)
-    first = port._assemble(port.env._show(), port._start_extras)
+    first = port.rules.encode(port.env._show(), start=True)
     np.testing.assert_array_equal(first.numpy(), want)
     for _ in range(60):
         action = random_action(port)

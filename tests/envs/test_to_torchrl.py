@@ -194,8 +194,9 @@ def test_state_dict_continues_identically_with_rows_that_wait_for_their_reset():
     other.load_state_dict(torch.load(file, weights_only=True))
     for adapter in (one, other):
         torch.manual_seed(3)
-        adapter.seen = adapter.rollout(9, auto_reset=False, tensordict=adapter.maybe_reset(td.clone()),
-                                       break_when_any_done=False)  # fmt: skip
+        adapter.seen = adapter.rollout(
+            9, auto_reset=False, tensordict=adapter.maybe_reset(td.clone()), break_when_any_done=False
+        )
     assert (one.seen == other.seen).all()
 
 
@@ -218,8 +219,9 @@ def test_collector_init_tracker_and_primer_see_every_episode_begin():
         td = prepared.rand_action(td)
         return td.set(("next", "recurrent_state"), td["recurrent_state"] + 1)
 
-    collector = Collector(prepared, policy, frames_per_batch=5 * 12, total_frames=5 * 24,
-                          auto_register_policy_transforms=False)  # fmt: skip
+    collector = Collector(
+        prepared, policy, frames_per_batch=5 * 12, total_frames=5 * 24, auto_register_policy_transforms=False
+    )
     data = torch.cat(list(collector), dim=1)
     collector.shutdown()
     assert data.shape == (5, 24)

@@ -24,18 +24,27 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])  # worker processes 
 
 
 class Misbehaving(gymnasium.Env):
-    """Counts its steps of an episode in obs, and does `fault` at step `at` of one; a path `once`: in one env, once.
+    """Counts the steps of an episode in obs[0], and does `fault` at step `at` of each.
 
-    Episodes last `length` steps, obs have `width` numbers. child: keeps a process of its own running beside it. home:
-    the only process it can be made in.
+    once      path; with it the fault happens once, in one env
+    length    steps of an episode
+    width     numbers in obs
+    child     keep a process of its own running
+    home      the only process it can be made in
     """
 
     action_space = gymnasium.spaces.Discrete(2)
 
     def __init__(
-        self, fault: str = "none", at: int = 3, once: str = "", length: int = 1000, width: int = 2, child: bool = False,
+        self,
+        fault: str = "none",
+        at: int = 3,
+        once: str = "",
+        length: int = 1000,
+        width: int = 2,
+        child: bool = False,
         home: int = 0,
-    ):  # fmt: skip
+    ):
         if home and home != os.getpid():
             raise RuntimeError("made in another process")
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (width,))
@@ -131,7 +140,7 @@ def _documented(*errors: type[Exception]):
 
 @pytest.fixture(scope="session")
 def documented():
-    """A block that ends well, or in one of these errors, raised in our own code and saying what to do."""
+    """A block that ends well, or with one of these errors, raised in our own code and saying what to do."""
     return _documented
 
 

@@ -8,7 +8,6 @@ import pytest
 
 from mru_rl.agents import training
 from mru_rl.agents.cli.main import main
-from mru_rl.agents.evaluate import load_config
 from mru_rl.agents.ppo.config import PPOConfig
 from mru_rl.agents.records.checkpoint import (
     FormatError,
@@ -18,21 +17,31 @@ from mru_rl.agents.records.checkpoint import (
     newest_checkpoint,
     save_checkpoint,
 )
-from mru_rl.agents.records.run import Run
+from mru_rl.agents.run import Run
 from rig import files
 
 
 @pytest.fixture
 def short_run(tmp_path) -> Run:
-    config = PPOConfig(env="mru_rl/TMaze-v0", core="bmru", steps=64, num_envs=4, segment=8, minibatches=2, hidden_size=8,
-                       checkpoint_seconds=0, tensorboard=False, run_dir=tmp_path / "run")  # fmt: skip
+    config = PPOConfig(
+        env="mru_rl/TMaze-v0",
+        core="bmru",
+        steps=64,
+        num_envs=4,
+        segment=8,
+        minibatches=2,
+        hidden_size=8,
+        checkpoint_seconds=0,
+        tensorboard=False,
+        run_dir=tmp_path / "run",
+    )
     run, trainer = training.start(config)
     training.run_to_end(run, trainer)
     return run
 
 
 def say_wrong(capsys, *words: str) -> str:
-    """The one line a command that must fail says."""
+    """Run a command that must fail and return the one line it prints."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
         main(words)
@@ -125,7 +134,7 @@ def test_the_last_three_checkpoints_are_kept_and_damaged_ones_do_not_count(tmp_p
 
 
 def test_a_run_that_was_killed_while_it_was_made_can_be_started_again_and_no_other_directory(short_run):
-    config = load_config(short_run)
+    config = short_run.config
     with pytest.raises(ValueError, match="exists"):
         Run.check_free(short_run.path)
     for file in short_run.path.rglob("*.*"):
@@ -134,4 +143,9 @@ def test_a_run_that_was_killed_while_it_was_made_can_be_started_again_and_no_oth
     Run.check_free(short_run.path)
     (short_run.path / ".config.json.123.tmp").write_text("{ha")
     run, _ = training.start(config)
-    assert {path.name for path in run.path.iterdir()} == {"checkpoints", "provenance.json", "config.json"}
+    assert {path.name for path in run.path.iterdir()} == {
+        "checkpoints",
+        "provenance.json",
+        "spaces.json",
+        "config.json",
+    }

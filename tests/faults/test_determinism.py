@@ -1,6 +1,6 @@
 """Same seed, same machine, same result: after a resume, from the command line, and in Python.
 
-That it does not depend on the workers of a benchmark is in tests/agents/test_grid.py.
+That it does not depend on the workers of a benchmark is in tests/agents/bench/test_grid.py.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import pytest
 import mru_rl
 import mru_rl.envs
 from mru_rl.agents import training
-from mru_rl.agents.algorithms import ALGORITHMS, config_from_json, make_trainer
-from mru_rl.agents.cli.main import _parse
+from mru_rl.agents.algorithms import config_class, config_from_json, make_trainer
+from mru_rl.agents.cli.main import _parse_config
 from mru_rl.agents.evaluate import params_sha256
 from mru_rl.agents.records.checkpoint import load_checkpoint, save_checkpoint
 from mru_rl.agents.trainer import Trainer
@@ -22,9 +22,17 @@ from rig.runs import without_clock
 UPDATES = 4
 SMALL: dict[str, dict[str, Any]] = {
     "ppo": {"minibatches": 2, "epochs": 1},
-    "r2d2": {"sequence": 4, "burn_in": 2, "overlap": 2, "batch": 4, "learning_starts": 6, "replay_sequences": 20,
-             "target_period": 2, "samples_per_insert": 0.25},
-}  # fmt: skip
+    "r2d2": {
+        "sequence": 4,
+        "burn_in": 2,
+        "overlap": 2,
+        "batch": 4,
+        "learning_starts": 6,
+        "replay_sequences": 20,
+        "target_period": 2,
+        "samples_per_insert": 0.25,
+    },
+}
 
 
 def trainer(algorithm: str, env: str, core: str, **changes: Any) -> Trainer:
@@ -71,9 +79,9 @@ def test_a_curriculum_resumes_exactly(algorithm, tmp_path):
 @pytest.mark.parametrize("algorithm", SMALL)
 def test_the_command_line_and_python_give_the_same_run(algorithm, task_and_end, tmp_path, monkeypatch):
     task, end = task_and_end(algorithm)
-    config = _parse(ALGORITHMS[algorithm][0], task.words(tmp_path / "here")[2:], "mru-rl train")
+    config = _parse_config(config_class(algorithm), task.words(tmp_path / "here")[2:], "mru-rl train")
     monkeypatch.setattr(training, "_LOG_SECONDS", 0.0)
     run, agent = training.start(config)
     training.run_to_end(run, agent)
-    assert without_clock(run.metrics()) == end["records"]
+    assert without_clock(run.records()) == end["records"]
     assert params_sha256(agent.policy) == end["evaluation"]["params_sha256"]

@@ -34,24 +34,44 @@ DTYPES = [
 ]
 TENSORS = st.builds(
     lambda shape, dtype, device: torch.zeros(shape, dtype=dtype, device=device),
-    SHAPES, st.sampled_from(DTYPES), st.sampled_from(["cpu", "cpu", "cpu", "meta"]),
-)  # fmt: skip
+    SHAPES,
+    st.sampled_from(DTYPES),
+    st.sampled_from(["cpu", "cpu", "cpu", "meta"]),
+)
 JUNK = st.one_of(
-    TENSORS, st.none(), st.integers(-3, 3), st.floats(), st.text(max_size=3), st.just([]), st.just({}), st.just(object()),
-    st.just(np.zeros((2, 3), np.float32)), st.just([[0.0] * 3] * 2), st.just(torch.nn.Linear(2, 2)),
-)  # fmt: skip
-SPEC_PARTS = st.sampled_from(
-    [*mru_rl.list_cells(), "", "bmruu", "3", "bmru:0", "bmru:4", "bmru:-1", "bmru:slope=2.0", "bmru:slope=nan", "lru:3", ":", "=",
-     "deltanet:key_size=3", "framestack:frames=0", "hgrn:lower_bound=2", "bmru:4:8", "bmru:slope", "ffm:5", "slstm:4", " gru "]
-)  # fmt: skip
+    TENSORS,
+    st.none(),
+    st.integers(-3, 3),
+    st.floats(),
+    st.text(max_size=3),
+    st.just([]),
+    st.just({}),
+    st.just(object()),
+    st.just(np.zeros((2, 3), np.float32)),
+    st.just([[0.0] * 3] * 2),
+    st.just(torch.nn.Linear(2, 2)),
+)
+_SPEC_PARTS = """
+    bmruu 3 bmru:0 bmru:4 bmru:-1 bmru:slope=2.0 bmru:slope=nan lru:3 : = deltanet:key_size=3 framestack:frames=0
+    hgrn:lower_bound=2 bmru:4:8 bmru:slope ffm:5 slstm:4
+"""
+SPEC_PARTS = st.sampled_from([*mru_rl.list_cells(), "", *_SPEC_PARTS.split(), " gru "])
 SPECS = st.one_of(
-    st.builds(lambda parts, sign: sign.join(parts), st.lists(SPEC_PARTS, min_size=1, max_size=3), st.sampled_from(["+", ",", "++"])),
-    st.text(max_size=6), JUNK, st.lists(st.lists(st.one_of(SPEC_PARTS, st.tuples(SPEC_PARTS, SIZES)), max_size=2), max_size=2),
-)  # fmt: skip
+    st.builds(
+        lambda parts, sign: sign.join(parts),
+        st.lists(SPEC_PARTS, min_size=1, max_size=3),
+        st.sampled_from(["+", ",", "++"]),
+    ),
+    st.text(max_size=6),
+    JUNK,
+    st.lists(st.lists(st.one_of(SPEC_PARTS, st.tuples(SPEC_PARTS, SIZES)), max_size=2), max_size=2),
+)
+_OPTIONS = "read_before_write slope surrogate level carry backend nothing key_size init_horizon"
 OPTIONS = st.dictionaries(
-    st.sampled_from(["read_before_write", "slope", "surrogate", "level", "carry", "backend", "nothing", "key_size", "init_horizon"]),
-    JUNK, max_size=2,
-)  # fmt: skip
+    st.sampled_from(_OPTIONS.split()),
+    JUNK,
+    max_size=2,
+)
 
 
 @QUICK
@@ -71,11 +91,15 @@ def check_make_core(documented, spec, sizes, state_size, layers, options) -> Non
         assert last.shape == state.shape
 
 
-CALLS = st.fixed_dictionaries({
-    "spec": st.sampled_from(["bmru", "bmru+gru", "lru,mingru", "deltanet", "lstm", "framestack"]),
-    "replaced": st.dictionaries(st.sampled_from(["x", "state", "is_init", "restart"]), JUNK, min_size=1, max_size=3),
-    "method": st.sampled_from(["forward", "step", "unroll", "advance", "trace", "warm_up"]),
-})  # fmt: skip
+CALLS = st.fixed_dictionaries(
+    {
+        "spec": st.sampled_from(["bmru", "bmru+gru", "lru,mingru", "deltanet", "lstm", "framestack"]),
+        "replaced": st.dictionaries(
+            st.sampled_from(["x", "state", "is_init", "restart"]), JUNK, min_size=1, max_size=3
+        ),
+        "method": st.sampled_from(["forward", "step", "unroll", "advance", "trace", "warm_up"]),
+    }
+)
 
 
 @QUICK
@@ -87,21 +111,30 @@ def test_a_core_called_with_anything_answers_or_refuses(documented, call):
 def check_core_call(documented, call) -> None:
     core = mru_rl.make_core(call["spec"], 3, 4)
     given_ = {
-        "x": torch.zeros(2, 5, 3), "state": core.initial_state(2), "is_init": torch.zeros(2, 5, dtype=torch.bool),
-    } | call["replaced"]  # fmt: skip
+        "x": torch.zeros(2, 5, 3),
+        "state": core.initial_state(2),
+        "is_init": torch.zeros(2, 5, dtype=torch.bool),
+    } | call["replaced"]
     takes = {
-        "forward": ("x", "state", "is_init", "restart"), "unroll": ("x", "state", "is_init", "restart"),
-        "step": ("x", "state", "is_init"), "advance": ("x", "state", "is_init"), "trace": ("x", "state", "is_init"),
+        "forward": ("x", "state", "is_init", "restart"),
+        "unroll": ("x", "state", "is_init", "restart"),
+        "step": ("x", "state", "is_init"),
+        "advance": ("x", "state", "is_init"),
+        "trace": ("x", "state", "is_init"),
         "warm_up": ("x", "is_init"),
-    }[call["method"]]  # fmt: skip
+    }[call["method"]]
     arguments = [given_.get(name) for name in takes]
     with documented():
         getattr(core, call["method"])(*arguments, *([10.0] if call["method"] == "warm_up" else []))
 
 
-SCAN = st.fixed_dictionaries({
-    "replaced": st.dictionaries(st.sampled_from(["a", "b", "h0", "is_init", "restart", "backend"]), JUNK, min_size=1, max_size=3)
-})  # fmt: skip
+SCAN = st.fixed_dictionaries(
+    {
+        "replaced": st.dictionaries(
+            st.sampled_from(["a", "b", "h0", "is_init", "restart", "backend"]), JUNK, min_size=1, max_size=3
+        )
+    }
+)
 
 
 @QUICK
@@ -112,9 +145,12 @@ def test_a_scan_of_anything_answers_or_refuses(documented, call):
 
 def check_scan(documented, call) -> None:
     arguments = {
-        "a": torch.zeros(2, 5, 3), "b": torch.zeros(2, 5, 3), "h0": torch.zeros(2, 3),
-        "is_init": torch.zeros(2, 5, dtype=torch.bool), "restart": None,
-    } | call["replaced"]  # fmt: skip
+        "a": torch.zeros(2, 5, 3),
+        "b": torch.zeros(2, 5, 3),
+        "h0": torch.zeros(2, 3),
+        "is_init": torch.zeros(2, 5, dtype=torch.bool),
+        "restart": None,
+    } | call["replaced"]
     backend = arguments.pop("backend", "auto")
     with documented():
         mru_rl.linear_scan(*arguments.values(), backend=backend)
@@ -123,9 +159,13 @@ def check_scan(documented, call) -> None:
 IDS = st.one_of(
     st.sampled_from([*mru_rl.envs.list_ids(), "CartPole-v1", "NoSuch-v0", "a:b", "mru_rl/", "popgym-"]), JUNK
 )
+_ENV_OPTIONS = """
+    length noise delay bits state flatten previous_action start_flag backend workers device seed max_episode_steps num_symbols
+    worker_seconds colours modulus nothing
+"""
 ENV_OPTIONS = st.dictionaries(
     st.sampled_from(["length", "noise", "delay", "bits", "state", "flatten", "previous_action", "start_flag", "backend", "workers",
-                     "device", "seed", "max_episode_steps", "num_symbols", "worker_seconds", "colours", "modulus", "nothing"]),
+                     "device", "seed", "max_episode_steps", "num_symbols", "worker_seconds", "colors", "modulus", "nothing"]),
     st.one_of(JUNK, SIZES, st.sampled_from(["none", "append", "only", "auto", "upstream", "cpu", "sync"])), max_size=3,
 )  # fmt: skip
 ENV_CALLS = st.lists(
@@ -179,10 +219,21 @@ def check_config(documented, kind, values) -> None:
 @pytest.mark.slow
 @LONG
 @given(
-    spec=SPECS, sizes=st.tuples(SIZES, SIZES), state_size=SIZES, layers=SIZES, options=OPTIONS, core=CALLS, scan=SCAN, id=IDS,
-    rows=SIZES, env_options=ENV_OPTIONS, env=st.sampled_from(mru_rl.envs.list_ids()), calls=ENV_CALLS,
-    kind=st.sampled_from(list(FIELDS)), values=st.lists(st.tuples(st.integers(0, 99), JUNK), max_size=3),
-)  # fmt: skip
+    spec=SPECS,
+    sizes=st.tuples(SIZES, SIZES),
+    state_size=SIZES,
+    layers=SIZES,
+    options=OPTIONS,
+    core=CALLS,
+    scan=SCAN,
+    id=IDS,
+    rows=SIZES,
+    env_options=ENV_OPTIONS,
+    env=st.sampled_from(mru_rl.envs.list_ids()),
+    calls=ENV_CALLS,
+    kind=st.sampled_from(list(FIELDS)),
+    values=st.lists(st.tuples(st.integers(0, 99), JUNK), max_size=3),
+)
 def test_thousands_of_calls(
     documented, spec, sizes, state_size, layers, options, core, scan, id, rows, env_options, env, calls, kind, values
 ):

@@ -33,16 +33,24 @@ LONG = settings(QUICK, max_examples=3000)
 def run_path(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "run"
     config = PPOConfig(
-        steps=256, num_envs=2, segment=32, minibatches=1, epochs=1, hidden_size=4, run_dir=path, tensorboard=False, core="bmru",
+        steps=256,
+        num_envs=2,
+        segment=32,
+        minibatches=1,
+        epochs=1,
+        hidden_size=4,
+        run_dir=path,
+        tensorboard=False,
+        core="bmru",
         checkpoint_seconds=0.0,
-    )  # fmt: skip
+    )
     run, trainer = training.start(config)
     training.run_to_end(run, trainer)
     return path
 
 
 class Raw(bytes):
-    """Not shown in full by hypothesis."""
+    """Bytes that hypothesis does not print in full."""
 
     def __repr__(self) -> str:
         return f"{len(self)} bytes"
@@ -75,7 +83,7 @@ def check_flipped(raw: bytes, folder: Path, flips: list[tuple[float, int]]) -> N
 
 
 def check_forged(raw: bytes, folder: Path, flips: list[tuple[float, int]]) -> None:
-    """Damage below a checksum that was made to fit: it loads, as numbers may differ, or is refused; nothing else."""
+    """Damage under a checksum that was made to fit: it loads, since numbers may differ, or it is refused; nothing else."""
     body = bytearray(raw[raw.index(b"\n") + 1 :])
     for place, mask in flips:
         body[int(place * (len(body) - 1))] ^= mask

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mru_rl.agents import training
-from mru_rl.agents.algorithms import ALGORITHMS
+from mru_rl.agents.algorithms import config_class, list_algorithms
 from mru_rl.agents.cli.main import main
 from mru_rl.agents.console.errors import flag
 from mru_rl.agents.ppo.config import PPOConfig
@@ -25,26 +25,26 @@ _SMALL = {
     "--hidden-size 4 --no-tensorboard",
 }
 SMALL = {name: options.split() for name, options in _SMALL.items()}
-WORDS = [
-    "", "0", "1", "2", "3", "-1", "1.5", "-0.5", "1e-30", "nan", "inf", "-inf", "None", "none", "True", "true", "no", "ä",
-    "a=1", "length=3", "length=2..5", "length=5..2", "length=0", "length=nan", "noise=-1", "seed=3", "=", "--", "-", "--seed",
-    "bmru", "bmru+", "bmru,lru", "bmru:0", "bmru:2+gru:2", "bmru:slope=x", "lru:9", "CartPole-v1", "mru_rl/TMaze-v0",
-    "popgym-BattleshipEasy-v0", "popgym-PositionOnlyPendulumEasy-v0", "no_such_module:Env-v0", ":", "{}", "[1]", "\\x00", "sync", "stop", "drop", "cpu", "linear",
-]  # fmt: skip
+_WORDS = r"""
+    0 1 2 3 -1 1.5 -0.5 1e-30 nan inf -inf None none True true no ä a=1 length=3 length=2..5 length=5..2 length=0 length=nan
+    noise=-1 seed=3 = -- - --seed bmru bmru+ bmru,lru bmru:0 bmru:2+gru:2 bmru:slope=x lru:9 CartPole-v1 mru_rl/TMaze-v0
+    popgym-BattleshipEasy-v0 popgym-PositionOnlyPendulumEasy-v0 no_such_module:Env-v0 : {} [1] \x00 sync stop drop cpu linear
+"""
+WORDS = ["", *_WORDS.split()]
 OPTIONS = {
     name: sorted(
-        {flag(field.name) for field in dataclasses.fields(kind)}
+        {flag(field.name) for field in dataclasses.fields(config_class(name))}
         - {
             "--run-dir",
             "--threads",
         }  # a path is the user's own; very many threads are a denial of service, not an error
     )
-    for name, (kind, _) in ALGORITHMS.items()
+    for name in list_algorithms()
 }
 
 
 def outcome(words: list[str], capsys) -> int:
-    """0 or 2, checked for what is said."""
+    """Return the exit status, 0 or 2, and check what was printed."""
     status = exit_status(words)
     said = capsys.readouterr().err
     assert status in (0, 2), said
@@ -67,19 +67,19 @@ def exit_status(words: list[str]) -> int | str | None:
 def two_updates(monkeypatch):
     """Runs end after two updates."""
 
-    def run_to_end(run, trainer, *rest):
+    def to_end(self, *rest):
         for _ in range(2):
-            metrics, rollout = training._update(run, trainer)
-            json.dumps(trainer.record(metrics, rollout, 1.0))
-        training._save(run, trainer)
-        trainer.collector.close()
+            metrics, rollout = self._update()
+            json.dumps(self.trainer.record(metrics, rollout, 1.0))
+        self._save()
+        self.trainer.collector.close()
 
-    monkeypatch.setattr(training, "run_to_end", run_to_end)
+    monkeypatch.setattr(training.Training, "to_end", to_end)
 
 
 TYPED = st.fixed_dictionaries(
     {
-        "algorithm": st.sampled_from(list(ALGORITHMS)),
+        "algorithm": st.sampled_from(list_algorithms()),
         "options": st.lists(
             st.tuples(st.integers(0, 10**6), st.one_of(st.sampled_from(WORDS), st.text(max_size=4))),
             min_size=1,
@@ -109,7 +109,7 @@ def test_thousands_of_command_lines(two_updates, tmp_path, capsys, typed):
     check_typed(typed, tmp_path, capsys)
 
 
-@pytest.mark.parametrize("algorithm", list(ALGORITHMS))
+@pytest.mark.parametrize("algorithm", list_algorithms())
 @pytest.mark.parametrize("value", ["-1", "0", "nan", "inf"])
 def test_every_option_with_a_number_it_cannot_have(two_updates, tmp_path, capsys, algorithm, value):
     for option in OPTIONS[algorithm]:
@@ -128,7 +128,7 @@ HUGE = ["--num-envs", "--hidden-size", "--state-size", "--seed", "--steps", "--w
 @pytest.mark.parametrize("value", ["1000000000000000000", "9" * 40])
 @pytest.mark.parametrize(
     ("algorithm", "option"),
-    [(name, option) for name in ALGORITHMS for option in HUGE]
+    [(name, option) for name in list_algorithms() for option in HUGE]
     + [("r2d2", "--replay-sequences"), ("r2d2", "--sequence")],
 )
 def test_what_no_machine_can_hold_is_refused_in_one_line(two_updates, tmp_path, capsys, algorithm, option, value):
@@ -175,7 +175,7 @@ JSON = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(-2, 3), st.floats(), st.sampled_from(WORDS), st.text(max_size=3)),
     lambda inner: st.one_of(st.lists(inner, max_size=2), st.dictionaries(st.text(max_size=3), inner, max_size=2)),
     max_leaves=4,
-)  # fmt: skip
+)
 NAMES = ["algorithm", *(field.name for field in dataclasses.fields(PPOConfig) if field.name != "threads"), "", "stepz"]
 CHANGES = st.lists(st.tuples(st.sampled_from(NAMES), st.one_of(st.just("drop it"), JSON)), min_size=1, max_size=3)
 

@@ -10,7 +10,8 @@ from gymnasium import spaces
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mru_rl.agents.acting.loop import Collector
+from mru_rl.agents.acting.behavior import Sampling
+from mru_rl.agents.acting.loop import ActingLoop
 from mru_rl.agents.nets.heads import action_head
 from mru_rl.agents.nets.networks import ActorCritic
 from mru_rl.blocks.core import make_core
@@ -45,16 +46,24 @@ FUZZED = "mru_rl-faults/Fuzzed-v0"
 gymnasium.register(FUZZED, Fuzzed, disable_env_checker=True, order_enforce=False)
 
 SPACES = [
-    spaces.Discrete(3), spaces.Discrete(3, start=-1), spaces.MultiDiscrete([2, 4]), spaces.MultiDiscrete([[2, 3], [4, 5]]),
-    spaces.MultiBinary(3), spaces.MultiBinary([2, 2]), spaces.Box(-1, 1, (2,)), spaces.Box(0, 255, (2, 2, 1), np.uint8),
-    spaces.Box(-np.inf, np.inf, ()), spaces.Dict({"a": spaces.Discrete(2), "b": spaces.Box(-1, 1, (2,))}),
+    spaces.Discrete(3),
+    spaces.Discrete(3, start=-1),
+    spaces.MultiDiscrete([2, 4]),
+    spaces.MultiDiscrete([[2, 3], [4, 5]]),
+    spaces.MultiBinary(3),
+    spaces.MultiBinary([2, 2]),
+    spaces.Box(-1, 1, (2,)),
+    spaces.Box(0, 255, (2, 2, 1), np.uint8),
+    spaces.Box(-np.inf, np.inf, ()),
+    spaces.Dict({"a": spaces.Discrete(2), "b": spaces.Box(-1, 1, (2,))}),
     spaces.Tuple([spaces.Discrete(2), spaces.Dict({"c": spaces.MultiBinary(2)})]),
-]  # fmt: skip
+]
 ACTIONS = [spaces.Discrete(2), spaces.Discrete(3, start=-4), spaces.MultiDiscrete([2, 3]), spaces.Box(-2, 2, (2,))]
 NUMBERS = st.one_of(
     st.sampled_from([0, 1, -1, 2, 3, 10**12, 2**70, True, 0.5, 1e300, -1e300, float("nan"), float("inf")]),
-    st.integers(-5, 5), st.floats(),
-)  # fmt: skip
+    st.integers(-5, 5),
+    st.floats(),
+)
 DTYPES = [
     "float32",
     "float64",
@@ -71,13 +80,24 @@ DTYPES = [
 ]
 ARRAYS = st.builds(
     lambda shape, dtype, fill: np.full(shape, fill).astype(dtype),
-    st.sampled_from([(), (1,), (2,), (3,), (2, 2), (2, 2, 1), (4,), (0,), (1, 2)]), st.sampled_from(DTYPES),
+    st.sampled_from([(), (1,), (2,), (3,), (2, 2), (2, 2, 1), (4,), (0,), (1, 2)]),
+    st.sampled_from(DTYPES),
     st.sampled_from([0, 1, 2, -1, 200]),
-)  # fmt: skip
+)
 JUNK = st.one_of(
-    NUMBERS, ARRAYS, st.none(), st.text(max_size=3), st.just([[1], [1, 2]]), st.just({}), st.just(()), st.just([0, 1]),
-    st.just({"a": 1}), st.just({"a": 0, "b": [0, 0]}), st.just(torch.zeros(2)), st.just(object()),
-)  # fmt: skip
+    NUMBERS,
+    ARRAYS,
+    st.none(),
+    st.text(max_size=3),
+    st.just([[1], [1, 2]]),
+    st.just({}),
+    st.just(()),
+    st.just([0, 1]),
+    st.just({"a": 1}),
+    st.just({"a": 0, "b": [0, 0]}),
+    st.just(torch.zeros(2)),
+    st.just(object()),
+)
 FLAGS = st.one_of(st.booleans(), JUNK)
 
 
@@ -134,7 +154,7 @@ def check_acting(script) -> None:
     env = open_env(script, flatten=True, previous_action=True, previous_reward=True, start_flag=True)
     head = action_head(env.action_space)
     policy = ActorCritic(make_core("bmru+gru", env.obs_size, 4), head.num_params)
-    data, _ = Collector(env, policy, head, torch.Generator().manual_seed(0)).collect(7)
+    data, _ = ActingLoop(env, policy, head, torch.Generator().manual_seed(0), Sampling()).collect(7)
     assert data["state_value"].isfinite().all()
 
 

@@ -1,4 +1,4 @@
-"""Runs and benchmarks that are ended from outside, at any moment, and taken up again."""
+"""Runs and benchmarks that are stopped from outside, at any moment, and resumed."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from mru_rl.agents.records.checkpoint import list_checkpoints
-from rig import __main__ as faults
-from rig import kills
+from rig import faults, kills
 from rig.commands import Moment
 from rig.processes import alive, descendants
 from rig.runs import Task, begin, complete, lost
@@ -84,7 +83,7 @@ def test_a_benchmark_ended_by_a_signal_leaves_no_worker_and_says_how_to_go_on(tm
 
 
 def session(sid: int) -> list[int]:
-    """The processes of a session that have not ended."""
+    """Return the processes of a session that have not ended."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -97,13 +96,17 @@ def session(sid: int) -> list[int]:
 
 
 def test_ctrl_c_reaches_the_run_and_not_its_env_workers_which_end_with_it(tmp_path):
-    words = ["train", "ppo", "--env", "CartPole-v1", "--workers", "process", "--num-envs", "2", "--segment", "8",
-             "--minibatches", "1", "--hidden-size", "8", "--steps", "1000000", "--checkpoint-seconds", "0",
-             "--no-tensorboard", "--run-dir", str(tmp_path / "run")]  # fmt: skip
+    words = (
+        "train ppo --env CartPole-v1 --workers process --num-envs 2 --segment 8 --minibatches 1 --hidden-size 8 "
+        "--steps 1000000 --checkpoint-seconds 0 --no-tensorboard --run-dir"
+    )
     process = subprocess.Popen(
-        [sys.executable, "-m", "mru_rl.agents.cli", *words],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "mru_rl.agents.cli", *words.split(), str(tmp_path / "run")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     deadline = time.monotonic() + 120
     while len(list_checkpoints(tmp_path / "run" / "checkpoints")) < 2:
         assert time.monotonic() < deadline
@@ -118,6 +121,13 @@ def test_ctrl_c_reaches_the_run_and_not_its_env_workers_which_end_with_it(tmp_pa
     while session(process.pid):
         assert time.monotonic() < deadline, "a worker outlived the run"
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize("command", ["tests/faults/rig", "tests/faults/rig/soak.py"])
+def test_the_rig_and_the_soak_start_as_commands_from_the_root_of_a_checkout(command):
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, command, "--help"], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"usage: python {command} ")
 
 
 @pytest.mark.slow

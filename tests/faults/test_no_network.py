@@ -72,7 +72,7 @@ envs
 cores
 """.replace("\\\n", "")
 IPV6_IS_THERE = "socket.bind (('::1', 0),)"
-"""Where urllib3 is installed and something imports it, it asks so once, and listens to nothing."""
+"""urllib3, if something imports it, asks this once; it does not listen"""
 
 
 @pytest.mark.parametrize(
@@ -82,8 +82,9 @@ def test_training_evaluation_benchmarks_and_reports_need_no_network(work, proces
     (tmp_path / "sitecustomize.py").write_text(BLOCK)
     (tmp_path / "work.py").write_text(WORK)
     log = tmp_path / "sockets"
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "SOCKET_LOG": str(log), "OMP_NUM_THREADS": "1"}
-    apart = ["unshare", "--map-root-user", "--net"]  # where it is allowed, the system itself has no network then
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": path, "SOCKET_LOG": str(log), "OMP_NUM_THREADS": "1"}
+    apart = ["unshare", "--map-root-user", "--net"]  # if it is allowed, the system itself then has no network
     may = shutil.which("unshare") and not subprocess.run([*apart, "true"], capture_output=True, check=False).returncode
     command = [*(apart if may else []), sys.executable, "work.py", work.strip()]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)

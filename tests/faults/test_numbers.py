@@ -13,7 +13,7 @@ from mru_rl.agents.cli.main import main
 from mru_rl.agents.ppo.config import PPOConfig
 from mru_rl.agents.r2d2.config import R2D2Config
 from mru_rl.agents.records.checkpoint import list_checkpoints, load_checkpoint
-from mru_rl.agents.records.run import Run
+from mru_rl.agents.run import Run
 from mru_rl.envs.base import NonFiniteError
 
 NAN = float("nan")
@@ -26,10 +26,17 @@ def configure(misbehaving, tmp_path):
 
     def build(algorithm: str, fault: str = "none", *, once: str = "", at: int = 10, length: int = 1000, **changes):
         settings = {
-            "env": misbehaving, "env_kwargs": {"fault": fault, "once": once, "at": at, "length": length}, "core": "bmru+gru",
-            "steps": 512, "num_envs": 4, "segment": 16, "hidden_size": 8, "run_dir": tmp_path / "run", "tensorboard": False,
+            "env": misbehaving,
+            "env_kwargs": {"fault": fault, "once": once, "at": at, "length": length},
+            "core": "bmru+gru",
+            "steps": 512,
+            "num_envs": 4,
+            "segment": 16,
+            "hidden_size": 8,
+            "run_dir": tmp_path / "run",
+            "tensorboard": False,
             "checkpoint_seconds": 0.0,
-        }  # fmt: skip
+        }
         if algorithm == "ppo":
             return PPOConfig(**{**settings, "minibatches": 2, "epochs": 2, **changes})
         learning = {"sequence": 8, "burn_in": 2, "overlap": 4, "batch": 4, "learning_starts": 4}
@@ -66,12 +73,12 @@ def test_a_bad_number_from_an_env_stops_the_run_with_its_name_row_and_step(confi
 def test_dropped_rows_are_counted_and_the_run_goes_on_without_them(configure, algorithm, fault):
     run, trainer = training.start(configure(algorithm, fault, at=40, on_nonfinite="drop", steps=1024))
     seen = []
-    learn = trainer._learn
-    trainer._learn = lambda rollout: (seen.append(rollout), learn(rollout))[1]
+    learn = trainer.learn
+    trainer.learn = lambda rollout: (seen.append(rollout), learn(rollout))[1]
     training.run_to_end(run, trainer)
     assert seen
     assert all(all_finite(*(v.float() for v in rollout.data.values(True, True))) for rollout in seen)
-    last = run.metrics()[-1]
+    last = run.records()[-1]
     assert last["dropped_rows"] == 4 * (1024 // 4 // 40), "each row, at step 40 of every episode"
     assert last["skipped_steps"] == 0
     assert trainer.collector.episodes == 0, "an episode that was dropped has not finished"
@@ -81,12 +88,12 @@ def test_dropped_rows_are_counted_and_the_run_goes_on_without_them(configure, al
 def test_a_row_that_is_dropped_starts_afresh_and_the_others_learn_what_they_would_have(configure, once):
     _, broken = training.start(configure("ppo", "obs=nan", once=once, at=3, on_nonfinite="drop"))
     rollout = broken.collector.collect(16)
-    (row,) = (~rollout.sound).nonzero().flatten().tolist()
+    (row,) = (~rollout.finite_rows).nonzero().flatten().tolist()
     assert rollout.kept().data.batch_size == (3, 16)
     counted = rollout.data["observation"][row, :, 0].tolist()
     assert counted == [0, 1, 2, *range(13)]
     assert rollout.data["is_init"][row].nonzero().flatten().tolist() == [0, 3]
-    assert broken.collector.collect(16).sound is None
+    assert broken.collector.collect(16).finite_rows is None
 
 
 def poison(trainer, name: str, value: float) -> None:
@@ -97,9 +104,9 @@ def poison(trainer, name: str, value: float) -> None:
 @pytest.mark.parametrize("algorithm", ["ppo", "r2d2"])
 def test_a_poisoned_parameter_is_named_and_never_saved(configure, algorithm):
     run, trainer = training.start(configure(algorithm))
-    training._save(run, trainer)
-    learn = trainer._learn
-    trainer._learn = lambda rollout: (learn(rollout), poison(trainer, "core.encoder.weight", NAN))[0]
+    training.Training(run, trainer)._save()
+    learn = trainer.learn
+    trainer.learn = lambda rollout: (learn(rollout), poison(trainer, "core.encoder.weight", NAN))[0]
     with pytest.raises(NonFiniteError, match=r"parameter core\.encoder\.weight is no longer finite.*learning-rate"):
         training.run_to_end(run, trainer)
     assert all(all_parameters_finite(load_checkpoint(path)["policy"]) for path in list_checkpoints(run.checkpoints))
@@ -187,7 +194,7 @@ def test_an_exploded_memory_stops_the_run_or_starts_afresh(configure, algorithm,
     trainer.update()
     explode(trainer, row=2)
     _, rollout = trainer.update()
-    assert rollout.sound.tolist() == [True, True, False, True]
+    assert rollout.finite_rows.tolist() == [True, True, False, True]
     assert trainer.guard.state_max > STATE_BOUND
     assert trainer.collector.state[2].eq(0).all()
     assert trainer.collector.is_init.tolist() == [False, False, True, False]
@@ -210,10 +217,10 @@ def test_a_memory_that_is_not_finite_is_caught_before_an_action_comes_of_it(conf
 def test_the_largest_state_is_a_metric_and_counts_survive_a_checkpoint(configure, tmp_path):
     run, trainer = training.start(configure("ppo", "obs=nan", at=40, on_nonfinite="drop", steps=512))
     training.run_to_end(run, trainer)
-    record = run.metrics()[-1]
+    record = run.records()[-1]
     assert record["state_max"] == trainer.collector.state.abs().max().item() > 0
     assert record["dropped_rows"] > 0
-    again, _ = training.resume(run, trainer.config)
+    again, _ = training.take_up(run, trainer.config)
     assert again.guard.dropped_rows == record["dropped_rows"]
 
 
@@ -232,7 +239,7 @@ def test_the_command_says_it_in_one_line(configure, misbehaving, tmp_path, capsy
 
 def test_only_our_own_acting_loop_can_drop_rows(configure):
     config = configure("ppo")
-    with pytest.raises(ValueError, match="only --collector own can drop rows"):
+    with pytest.raises(ValueError, match="only collector own can drop rows"):
         dataclasses.replace(config, on_nonfinite="drop", collector="torchrl")
 
 

@@ -13,51 +13,43 @@ import pytest
 
 from mru_rl.agents import training
 from mru_rl.agents.cli.main import main
-from mru_rl.agents.evaluate import evaluate_run, load_config
-from mru_rl.agents.records.run import Run, alone_in
+from mru_rl.agents.evaluate import evaluate_run
+from mru_rl.agents.records.run import exclusive_lock
 from mru_rl.agents.report.page import write_report
+from mru_rl.agents.run import Run
 from rig.commands import Command, Limits
 
-TINY = [
-    "--env",
-    "mru_rl/TMaze-v0",
-    "--env-kwargs",
-    "length=5",
-    "--num-envs",
-    "4",
-    "--hidden-size",
-    "4",
-    "--no-tensorboard",
-]
-REPLAY = ["--sequence", "6", "--burn-in", "0", "--overlap", "0", "--batch", "4", "--learning-starts", "8"]
+_TINY = "--env mru_rl/TMaze-v0 --env-kwargs length=5 --num-envs 4 --hidden-size 4 --no-tensorboard"
+_REPLAY = "--sequence 6 --burn-in 0 --overlap 0 --batch 4 --learning-starts 8"
+TINY, REPLAY = _TINY.split(), _REPLAY.split()
 
 
 @pytest.fixture
 def stopped(tmp_path, monkeypatch):
-    """Makes a run that was stopped half-way, with records."""
+    """Make a run that was stopped half-way, with records."""
     monkeypatch.setattr(training, "_LOG_SECONDS", 0.0)
 
     def build(name: str = "run", algorithm: str = "ppo", *words: str) -> Run:
-        from mru_rl.agents.algorithms import ALGORITHMS
-        from mru_rl.agents.cli.main import _parse
+        from mru_rl.agents.algorithms import config_class
+        from mru_rl.agents.cli.main import _parse_config
 
-        config = _parse(
-            ALGORITHMS[algorithm][0], [*TINY, "--steps", "1600", *words, "--run-dir", str(tmp_path / name)], ""
+        config = _parse_config(
+            config_class(algorithm), [*TINY, "--steps", "1600", *words, "--run-dir", str(tmp_path / name)], ""
         )
         run, trainer = training.start(config)
         training.run_to_end(run, trainer, lambda: trainer.steps >= 800)
-        assert run.metrics()
+        assert run.records()
         return run
 
     return build
 
 
 def finish(run: Run) -> str:
-    """Take a run up, train it to its end; its parameters."""
-    trainer, _ = training.resume(run, load_config(run))
+    """Resume a run, train it to its end, and return the digest of its parameters."""
+    trainer, _ = training.take_up(run, run.config)
     training.run_to_end(run, trainer)
     assert trainer.steps >= 1600
-    return evaluate_run(run, episodes=8, env_kwargs={}, seed=0, sample=False)["params_sha256"]
+    return evaluate_run(run, episodes=8, env_kwargs={}, seed=0, sample=False).params_sha256
 
 
 def test_copies_of_a_run_with_replay_on_disk_go_on_each_in_its_own_directory(stopped, tmp_path):
@@ -101,12 +93,12 @@ def test_replay_on_disk_takes_its_room_at_the_start(stopped):
 def test_one_process_trains_a_run_and_a_second_is_told_so(stopped, capsys):
     run = stopped()
     records = run.metrics_file.read_text()
-    with alone_in(run.path), pytest.raises(SystemExit) as stop:
+    with exclusive_lock(run.path), pytest.raises(SystemExit) as stop:
         main(["resume", str(run.path)])
     assert stop.value.code == 2
     assert f"another process is at work in {run.path}; wait for its end" in capsys.readouterr().err
     assert run.metrics_file.read_text() == records
-    with alone_in(run.path):
+    with exclusive_lock(run.path):
         script = "import sys; from mru_rl.agents.cli.main import main; main(sys.argv[1:])"
         other = subprocess.run(
             [sys.executable, "-c", script, "resume", run.path], capture_output=True, text=True, check=False
@@ -117,13 +109,17 @@ def test_one_process_trains_a_run_and_a_second_is_told_so(stopped, capsys):
 
 
 def test_of_two_runs_begun_in_one_directory_at_once_one_writes_there(tmp_path, stopped):
-    config = load_config(stopped())
+    run = stopped()
+    made = run.config_values(), run.spaces(), "cpu"
     path = tmp_path / "new"
     path.mkdir()
-    with alone_in(path), pytest.raises(ValueError, match="another process is at work in .*; give another --run-dir"):
-        Run.create(path, "ppo", config, "cpu")
+    with (
+        exclusive_lock(path),
+        pytest.raises(ValueError, match="another process is at work in .*; give another --run-dir"),
+    ):
+        Run.create(path, *made)
     assert not (path / "config.json").exists()
-    Run.create(path, "ppo", config, "cpu")
+    Run.create(path, *made)
 
 
 def test_a_file_system_without_locks_is_said_and_trained_on(stopped, monkeypatch, capsys):
@@ -150,7 +146,7 @@ def test_records_without_checkpoints_are_kept_and_the_run_is_not_begun_again(sto
     with pytest.raises(
         ValueError, match="holds no checkpoint, and metrics.jsonl has records.*put its checkpoints back"
     ):
-        training.resume(run, load_config(run))
+        training.take_up(run, run.config)
     assert run.metrics_file.read_text() == records
 
 
@@ -158,11 +154,11 @@ def test_records_without_checkpoints_are_kept_and_the_run_is_not_begun_again(sto
 def test_damaged_records_are_left_out_and_said_so(stopped, damage, capsys):
     run = stopped()
     lines = run.metrics_file.read_text().splitlines()
-    whole = len(run.metrics())
+    whole = len(run.records())
     run.metrics_file.write_text("\n".join([damage, *lines]) + "\n")
     finish(run)
     assert f"1 line(s) of {run.metrics_file} are damaged; they are left out" in capsys.readouterr().err
-    assert run.metrics()[:whole] == [json.loads(line) for line in lines]
+    assert run.records()[:whole] == [json.loads(line) for line in lines]
     write_report(run.path)
 
 
@@ -178,7 +174,7 @@ def test_a_config_that_is_no_text_is_named(stopped):
     run = stopped()
     (run.path / "config.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match=r"config\.json is not valid JSON"):
-        Run.open(run.path).config()
+        Run.open(run.path).config_values()
 
 
 def test_a_report_goes_to_an_html_file_and_nowhere_else(stopped):

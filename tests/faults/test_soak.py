@@ -48,7 +48,7 @@ def soak(path, minutes: str, *words: str) -> dict:
 
 
 def assert_flat(found: dict, *, rise: float) -> None:
-    """rise: MiB that memory may have grown by after warm-up; a tensor of a rollout kept in each update is far more."""
+    """rise: MiB by which memory may grow after warm-up; one tensor of a rollout kept per update is far more."""
     assert found["updates"] > 100
     grown = found["memory_slope"] * found["updates"] / 1000
     assert grown < rise * MIB, found
@@ -65,7 +65,7 @@ def test_half_a_minute_of_training_is_flat_after_warm_up(tmp_path, capsys):
     assert "of 24 seconds" in printed.err
     assert imread(tmp_path / "soak" / "soak.png").shape[:2] == (650, 910)
     made = json.loads((tmp_path / "soak" / "soak.json").read_text())
-    assert made["command"] == f"python -m rig.soak --out {tmp_path / 'soak'} --minutes 0.4"
+    assert made["command"] == f"python tests/faults/rig/soak.py --out {tmp_path / 'soak'} --minutes 0.4"
     assert {"commit", "versions", "machine", "options"} <= made.keys()
 
 

@@ -15,10 +15,10 @@ from mru_rl.agents.cli.main import main
 from mru_rl.agents.console import signals
 from mru_rl.agents.records.checkpoint import list_checkpoints, load_checkpoint, write_atomically
 
-TRAIN = [
-    "train", "ppo", "--env", "mru_rl/TMaze-v0", "--env-kwargs", "length=5", "--num-envs", "4", "--hidden-size", "4",
-    "--steps", "2000", "--no-tensorboard",
-]  # fmt: skip
+_TRAIN = """
+    train ppo --env mru_rl/TMaze-v0 --env-kwargs length=5 --num-envs 4 --hidden-size 4 --steps 2000 --no-tensorboard
+"""
+TRAIN = _TRAIN.split()
 SCRIPT = "import sys; from mru_rl.agents import training; from mru_rl.agents.cli import main as cli; training._LOG_SECONDS = 0; cli.main(sys.argv[1:])"
 
 
@@ -32,8 +32,9 @@ def test_a_run_that_nobody_listens_to_trains_to_its_end(tmp_path, stream, how):
     os.close(unread)
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, *TRAIN, "--run-dir", tmp_path / "run"],
-        **({stream: written} if how == "no reader" else {"preexec_fn": close}), check=False,
-    )  # fmt: skip
+        **({stream: written} if how == "no reader" else {"preexec_fn": close}),
+        check=False,
+    )
     os.close(written)
     assert done.returncode == 0
     assert list_checkpoints(tmp_path / "run" / "checkpoints")[0].name == "step_000000002040.pt"
@@ -98,7 +99,7 @@ def refused(capsys, *words: str) -> str:
         ("length=abc", "length must be a whole number, got 'abc'"),
         ("length=[5]", "length must be a whole number"),
         ("length=1e30", "length must be at most 9007199254740992"),
-        ("length=1j", "env options are kept in config.json"),
+        ("length=1j", "options are kept in config.json"),
         ("length={0:1}", "lists, and dicts by words; got 'length={0:1}'"),
         ("seed=5", "seed cannot be set through --env-kwargs"),
         ("num_envs=5", "num_envs cannot be set through --env-kwargs"),

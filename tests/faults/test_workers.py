@@ -114,13 +114,20 @@ def test_restarts_leave_no_open_files_behind(misbehaving):
 
 def test_restarts_are_counted_in_the_metrics_and_training_goes_on(misbehaving, once, tmp_path):
     config = PPOConfig(
-        env=misbehaving, env_kwargs={"fault": "raises", "once": once, "at": 20}, workers="process", steps=512, num_envs=2,
-        segment=32, hidden_size=8, run_dir=tmp_path / "run", tensorboard=False,
-    )  # fmt: skip
+        env=misbehaving,
+        env_kwargs={"fault": "raises", "once": once, "at": 20},
+        workers="process",
+        steps=512,
+        num_envs=2,
+        segment=32,
+        hidden_size=8,
+        run_dir=tmp_path / "run",
+        tensorboard=False,
+    )
     run, trainer = training.start(config)
     training.run_to_end(run, trainer)
-    assert run.metrics()[-1]["worker_restarts"] == 1
-    assert run.metrics()[-1]["steps"] >= 512
+    assert run.records()[-1]["worker_restarts"] == 1
+    assert run.records()[-1]["steps"] >= 512
     assert not multiprocessing.active_children()
 
 

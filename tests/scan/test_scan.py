@@ -370,8 +370,8 @@ MISTAKES = {
     "another device": ({"h0": torch.zeros(B, H, device="meta")}, ValueError, "on meta but b is on cpu"),
     "no tensor": ({"is_init": None}, TypeError, r"is_init must be a tensor, got NoneType"),
     "an array of NumPy": ({"b": torch.zeros(B, T, H).numpy()}, TypeError, r"torch\.as_tensor\(b\)"),
-    "segments of less than a step": ({"recompute": -3}, ValueError, "of how many steps a segment is, got -3"),
-    "segments of half a step": ({"recompute": 0.5}, ValueError, "of how many steps a segment is, got 0.5"),
+    "segments of less than a step": ({"recompute": -3}, ValueError, "the number of steps of a segment, got -3"),
+    "segments of half a step": ({"recompute": 0.5}, ValueError, "the number of steps of a segment, got 0.5"),
     "unknown backend": ({"backend": "cuda"}, ValueError, "one of auto, chunked, reference, triton; got 'cuda'"),
 }
 

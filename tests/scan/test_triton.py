@@ -17,7 +17,11 @@ import mru_rl
 from mru_rl.scan import dispatch
 
 HERE = Path(__file__).parent
-SUITES = [HERE / "triton_suite.py", HERE / "triton_chain_suite.py", HERE.parent / "cells" / "mru" / "triton_hold_suite.py"]
+SUITES = [
+    HERE / "triton_suite.py",
+    HERE / "triton_chain_suite.py",
+    HERE.parent / "cells" / "mru" / "triton_hold_suite.py",
+]
 ONES = ["B", "T", "H", "a_row", "a_step", "b_row", "b_step", "u_row", "u_step", "grad_row", "grad_step"]
 COLUMNS = ["a_col", "b_col", "u_col", "beta_col", "grad_col", "restart_col", "is_init_step"]
 

@@ -67,6 +67,53 @@ def test_slices_of_a_replay_start_from_the_stored_state_flat_and_in_rows(
     assert_is_acting(replay(memory, rows), rows)
 
 
+def plain_sample(data: TensorDict) -> TensorDict:
+    """8 slices of 4 steps from a plain ReplayBuffer, flat."""
+    buffer = ReplayBuffer(storage=LazyTensorStorage(data.numel()), sampler=SliceSampler(**SLICES), batch_size=32)
+    buffer.extend(data.reshape(-1))
+    buffer.set_rng(torch.Generator().manual_seed(0))
+    return buffer.sample()
+
+
+def test_flat_slices_of_a_plain_replay_buffer_leak_and_are_refused(make_memory, make_actor, collect):
+    memory = make_memory()
+    sample = plain_sample(collect(make_actor(memory)))
+    rows = to_windows(sample, 4)
+    starts = rows["is_init"][:, 0].squeeze(-1)
+    assert not starts.all()  # the trap: the sampler's marks stand in what return_info gives, not in the sample
+    assert_is_acting(replay(memory, rows), rows)
+    leaked = (replay(memory, sample)["features"].reshape(8, 4, -1) - rows["features"]).abs()
+    assert leaked.max() > 0.1
+    message = (
+        r"needs 'is_init' at every slice start, got .* from trajectory \[\d+\] to \[\d+\] at step \d+ .*to_windows"
+    )
+    with set_recurrent_mode(True), pytest.raises(ValueError, match=message):
+        memory(sample.clone())
+    with set_recurrent_mode(True):
+        memory(rows.clone())
+
+
+def test_data_whose_trajectories_begin_with_a_mark_is_never_refused(make_memory, make_actor, collect):
+    memory = make_memory()
+    data = collect(make_actor(memory))
+    sampler = SliceSampler(slice_len=7, traj_key=("collector", "traj_ids"), strict_length=False)
+    samples = [buffer_of(data, sampler=sampler, batch_size=28).sample() for _ in range(20)]
+    with set_recurrent_mode(True), torch.no_grad():
+        for flat in (*samples, *data.unbind(0), data[0, 7:]):
+            assert_is_acting(memory(flat.clone()), flat)
+
+
+def test_trajectories_are_not_looked_at_where_values_cannot_be(make_memory, make_actor, collect):
+    memory = make_memory()
+    sample = plain_sample(collect(make_actor(memory))).select(*memory.in_keys, ("collector", "traj_ids"))
+    both = torch.stack([sample, sample])
+    with set_recurrent_mode(True), torch.no_grad():
+        out = torch.vmap(lambda data: memory(data)["features"])(both)
+        compiled = torch.compile(lambda data: memory(data)["features"], backend="eager", fullgraph=True)(sample.clone())
+    assert torch.equal(out[0], out[1])
+    torch.testing.assert_close(compiled, out[0])
+
+
 def test_slices_shorter_than_asked_for_are_replayed_flat(make_memory, make_actor, collect):
     memory = make_memory()
     data = collect(make_actor(memory))

@@ -1,4 +1,4 @@
-"""What all memory recurrent units share: candidate, threshold and level make a gate; the gate makes a scan."""
+"""Base of the memory recurrent units: candidate, threshold and level make a gate; the gate makes a scan."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ class MRU(ScanCell):
     For a unit of one's own, override `carry`, `candidate_and_threshold` or `level`; scan, step, laws, warm-up and
     write inspection follow.
 
-    slope, sign_slope, surrogate: the derivative that stands in for that of the gate and of the sign.
-    init_horizon: steps a unit should be able to hold at the start of training; thresholds are spread so that the
-        write rates of the units cover [1/2, 1/init_horizon] log-uniformly (a derivation), roughly: it assumes
-        inputs of unit variance and candidates of unit variance in every unit, where random weights give that only
-        on average, so that the rarest writers may not write at all. `warm_up` sets the rates from real observations.
+    slope, sign_slope, surrogate: the surrogate derivative of the gate and of the sign.
+    init_horizon: steps that a unit should be able to hold at the start of training. Thresholds are spread so that the
+        write rates of the units cover [1/2, 1/init_horizon] log-uniformly (a derivation), for inputs and candidates of
+        unit variance. Random weights give that only on average, so that the rarest writers may not write at all.
+        `warm_up` sets the rates from real observations.
     Source: after De Geeter, Lambrechts, Ernst, Drion, arXiv:2601.09495; the equations are this project's derivation.
     """
 
     carry = 0.0
+    has_gates = True
 
     def __init__(
         self,
@@ -49,16 +50,16 @@ class MRU(ScanCell):
         super().__init__(input_size, state_size, read_before_write=read_before_write)
         for label, value in (("slope", slope), ("sign_slope", sign_slope)):
             if not isinstance(value, int | float) or not 0 < value < math.inf:
-                raise ValueError(f"surrogate slopes must be positive numbers, got {label}={value!r}")
+                raise ValueError(f"surrogate slopes must be positive, finite numbers, got {label}={value!r}")
         check_horizon(init_horizon)
         if surrogate not in SURROGATES:
-            raise ValueError(f"a surrogate is one of {', '.join(SURROGATES)}, got {surrogate!r}")
+            raise ValueError(f"surrogate must be one of {', '.join(SURROGATES)}, got {surrogate!r}")
         self.slope, self.sign_slope, self.surrogate = slope, sign_slope, surrogate
         self.input = nn.Linear(input_size, 2 * state_size)  # rows: candidate, then threshold
         self.alpha = nn.Parameter(torch.ones(state_size))  # its size is the level: no exp, exports keep the bits
         self.reset_parameters(init_horizon)
 
-    def remember(self, horizon: float) -> None:
+    def init_for_horizon(self, horizon: float) -> None:
         """Thresholds spread so that the write rates cover [1/2, 1/horizon]."""
         self.reset_parameters(horizon)
 
@@ -86,12 +87,17 @@ class MRU(ScanCell):
 
     def _write(self, u: Tensor, beta: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
         return write(
-            u, beta, level,
-            carry=self.carry, slope=self.slope, sign_slope=self.sign_slope, surrogate=self.surrogate,
-        )  # fmt: skip
+            u,
+            beta,
+            level,
+            carry=self.carry,
+            slope=self.slope,
+            sign_slope=self.sign_slope,
+            surrogate=self.surrogate,
+        )
 
     def solve(self, x: Tensor, h0: Tensor, is_init: Tensor, restart: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Gate and scan, on a GPU in one kernel where a write replaces and the level does not depend on the input."""
+        """Gate and scan, on a GPU in one kernel if a write replaces and the level does not depend on the input."""
         own = type(self).coefficients is not MRU.coefficients
         if own or self.carry != 0 or resolve("auto", x.device) != "triton":
             return super().solve(x, h0, is_init, restart)
@@ -99,9 +105,16 @@ class MRU(ScanCell):
         if level.shape != u.shape[-1:] or not u.dtype == beta.dtype == level.dtype:
             return linear_scan(*alike(*self._write(u, beta, level)), h0, is_init, restart)
         return hold(
-            u, beta, level, h0, is_init, restart,
-            slope=self.slope, sign_slope=self.sign_slope, surrogate=self.surrogate,
-        )  # fmt: skip
+            u,
+            beta,
+            level,
+            h0,
+            is_init,
+            restart,
+            slope=self.slope,
+            sign_slope=self.sign_slope,
+            surrogate=self.surrogate,
+        )
 
     def gates(self, x: Tensor) -> Tensor:
         check_width(x, self.input_size)
@@ -114,7 +127,7 @@ class MRU(ScanCell):
 
         In the spirit of Lambrechts et al. 2023, doi:10.1016/j.neunet.2023.07.023 (warm-up). A threshold lies midway
         between two neighbouring drives, so that inputs of few distinct values leave no unit on the edge. Raises
-        ValueError for inputs of another width or not finite, and for a horizon below 1.
+        ValueError if the inputs are of another width or not finite, or horizon is below 1.
         """
         check_warm_up(x, horizon, self.input_size)
         n = self.state_size

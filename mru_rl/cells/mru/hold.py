@@ -30,9 +30,18 @@ torch.library.define(
 
 
 def hold(
-    u: Tensor, beta: Tensor, level: Tensor, h0: Tensor, is_init: Tensor, restart: Tensor | None = None, *,
-    slope: float = 4.0, sign_slope: float = 1.0, surrogate: Surrogate = "tanh", backend: str = "auto",
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    u: Tensor,
+    beta: Tensor,
+    level: Tensor,
+    h0: Tensor,
+    is_init: Tensor,
+    restart: Tensor | None = None,
+    *,
+    slope: float = 4.0,
+    sign_slope: float = 1.0,
+    surrogate: Surrogate = "tanh",
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
     """`linear_scan(*write(u, beta, level, ...), h0, is_init, restart)`, with the same results, gradients and errors.
 
     u, beta: [B, T, H], real; level: [H] or [B, H]; all three of one dtype; the others as in `mru_rl.linear_scan`.
@@ -47,9 +56,17 @@ def hold(
 
 @torch.library.impl("mru_rl::hold", "default")
 def _forward(
-    u: Tensor, beta: Tensor, level: Tensor, h0: Tensor, is_init: Tensor, restart: Tensor | None,
-    slope: float, sign_slope: float, surrogate: Surrogate, backend: str,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    u: Tensor,
+    beta: Tensor,
+    level: Tensor,
+    h0: Tensor,
+    is_init: Tensor,
+    restart: Tensor | None,
+    slope: float,
+    sign_slope: float,
+    surrogate: Surrogate,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
     if ops.chosen(backend, u.device) == "triton":
         from mru_rl.scan import triton_hold
 
@@ -59,17 +76,37 @@ def _forward(
 
 @torch.library.impl("mru_rl::hold_backward", "default")
 def _backward(
-    grad_h: Tensor | None, grad_last: Tensor | None, u: Tensor, beta: Tensor, level: Tensor, h: Tensor, h0: Tensor,
-    is_init: Tensor, restart: Tensor | None,
-    slope: float, sign_slope: float, surrogate: Surrogate, backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    grad_h: Tensor | None,
+    grad_last: Tensor | None,
+    u: Tensor,
+    beta: Tensor,
+    level: Tensor,
+    h: Tensor,
+    h0: Tensor,
+    is_init: Tensor,
+    restart: Tensor | None,
+    slope: float,
+    sign_slope: float,
+    surrogate: Surrogate,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     if ops.chosen(backend, u.device) == "triton":
         from mru_rl.scan import triton_hold
 
         grads = triton_hold.backward(
-            grad_h, grad_last, u, beta, level, h, h0, is_init, restart,
-            slope=slope, sign_slope=sign_slope, surrogate=surrogate,
-        )  # fmt: skip
+            grad_h,
+            grad_last,
+            u,
+            beta,
+            level,
+            h,
+            h0,
+            is_init,
+            restart,
+            slope=slope,
+            sign_slope=sign_slope,
+            surrogate=surrogate,
+        )
         return *grads[:4], h0.new_empty(0) if grads[4] is None else grads[4]
     with torch.no_grad():
         over_time = _with_time(level)
@@ -97,9 +134,17 @@ def _forward_fake(
 
 @torch.library.register_fake("mru_rl::hold_backward")
 def _backward_fake(
-    grad_h: Tensor | None, grad_last: Tensor | None, u: Tensor, beta: Tensor, level: Tensor, h: Tensor, h0: Tensor,
-    is_init: Tensor, restart: Tensor | None, *settings: Any,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    grad_h: Tensor | None,
+    grad_last: Tensor | None,
+    u: Tensor,
+    beta: Tensor,
+    level: Tensor,
+    h: Tensor,
+    h0: Tensor,
+    is_init: Tensor,
+    restart: Tensor | None,
+    *settings: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     grad_u, grad_beta, grad_level, grad_h0 = (x.new_empty(x.shape) for x in (u, beta, level, h0))
     return (
         grad_u,

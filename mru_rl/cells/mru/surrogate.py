@@ -61,9 +61,16 @@ class _Write(torch.autograd.Function):
 
 
 def write_backward(
-    da: Tensor, db: Tensor, u: Tensor, beta: Tensor, level: Tensor,
-    carry: float, slope: float, sign_slope: float, shape: Surrogate,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    da: Tensor,
+    db: Tensor,
+    u: Tensor,
+    beta: Tensor,
+    level: Tensor,
+    carry: float,
+    slope: float,
+    sign_slope: float,
+    shape: Surrogate,
+) -> tuple[Tensor, Tensor, Tensor]:
     """du, dbeta and, not yet summed to the level's shape, dlevel, as `_Write` says."""
     sign, v = torch.copysign(u.new_ones(()), u), u.abs().sub_(beta)
     signed = db * sign

@@ -6,16 +6,17 @@ import torch
 
 import mru_rl
 import mru_rl.envs
-from mru_rl.agents.acting.loop import Collector
+from mru_rl.agents.acting.behavior import Sampling
+from mru_rl.agents.acting.loop import ActingLoop
 from mru_rl.agents.nets.heads import action_head
 from mru_rl.agents.nets.networks import ActorCritic
 from mru_rl.envs.base import NonFiniteError
 
 
-def make_collector(env) -> Collector:
+def make_collector(env) -> ActingLoop:
     head = action_head(env.action_space)
     policy = ActorCritic(mru_rl.make_core("bmru+mingru", env.obs_size, 16), head.num_params)
-    return Collector(env, policy, head, torch.Generator().manual_seed(5))
+    return ActingLoop(env, policy, head, torch.Generator().manual_seed(5), Sampling())
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mru_rl.agents import training
-from mru_rl.agents.evaluate import load_config, params_sha256
+from mru_rl.agents.evaluate import params_sha256
 from mru_rl.agents.ppo.config import PPOConfig
 from mru_rl.agents.trainer import Trainer
 
@@ -103,13 +103,13 @@ def test_a_resumed_run_and_a_new_level_start_fresh_episodes_on_ray(small):
     options = {"env": "mru_rl/TMaze-v0", "env_kwargs": {"length": "3..6"}, "steps": 1024}
     run, trainer = training.start(small(collector="ray", **options))
     _, first = trainer.update()
-    training._save(run, trainer)
+    training.Training(run, trainer)._save()
     trainer._set_level(6)
     _, longer = trainer.update()
     assert {length for _, length, _ in trainer.collector.recent} == {7}
     assert longer.data["is_init"][:, 0].all()
     trainer.collector.close()
-    resumed, lost = training.resume(run, load_config(run))
+    resumed, lost = training.take_up(run, run.config)
     assert lost == ["a collector on Ray cannot save its state: all envs start fresh episodes"]
     assert resumed.collector.episodes > 0
     _, again = resumed.update()

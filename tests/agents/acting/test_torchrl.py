@@ -8,7 +8,10 @@ import torch
 
 import mru_rl
 import mru_rl.envs
-from mru_rl.agents.acting.loop import Collector, Rollout, RolloutSource
+from mru_rl.agents.acting.behavior import Sampling
+from mru_rl.agents.acting.collector import Collector
+from mru_rl.agents.acting.loop import ActingLoop
+from mru_rl.agents.acting.rollout import Rollout
 from mru_rl.agents.acting.torchrl import TorchRLCollector
 from mru_rl.agents.nets.heads import action_head
 from mru_rl.agents.nets.networks import ActorCritic
@@ -29,14 +32,15 @@ def make(env_id: str, seed: int = 1, **options):
     return mru_rl.envs.make(env_id, 4, seed=seed, **INPUTS, **options)
 
 
-def collectors(make_env, core: str = "bmru+mingru") -> tuple[RolloutSource, RolloutSource]:
+def collectors(make_env, core: str = "bmru+mingru") -> tuple[Collector, Collector]:
     """Our acting loop and torchrl's, with one policy, in two envs of one seed."""
     own, other = make_env(), make_env()
     head = action_head(own.action_space)
     policy = ActorCritic(mru_rl.make_core(core, own.obs_size, 16), head.num_params)
     torch.nn.init.normal_(policy.actor[-1].weight)  # far from uniform, so that a wrong memory shows in the actions
     generators = [torch.Generator().manual_seed(5) for _ in range(2)]
-    return Collector(own, policy, head, generators[0]), TorchRLCollector(other, policy, head, generators[1], SEGMENT)
+    ours = ActingLoop(own, policy, head, generators[0], Sampling())
+    return ours, TorchRLCollector(other, policy, head, generators[1], SEGMENT)
 
 
 def assert_equal(got: Rollout, want: Rollout) -> None:

@@ -57,9 +57,9 @@ def test_an_id_passes_only_beyond_the_margin_and_the_interval():
     ("words", "message"),
     [
         (["nope"], "there is no benchmark 'nope'"),
-        (["popgym", "--preset", "huge"], "invalid choice: 'huge'"),
-        (["popgym", "--ids", "popgym-Nope-v0"], "invalid choice"),
-        (["speed", "--threads", "two"], "invalid int value: 'two'"),
+        (["popgym", "--preset", "huge"], "invalid choice 'huge' for argument '--preset'"),
+        (["popgym", "--ids", "popgym-Nope-v0"], "--ids are popgym ids with a port"),
+        (["speed", "--threads", "two"], "a whole number is needed"),
     ],
 )
 def test_bad_options_of_benchmarks_give_one_line(words, message, capsys):

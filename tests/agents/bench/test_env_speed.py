@@ -7,6 +7,7 @@ import json
 import pytest
 
 from mru_rl.agents.bench import env_speed
+from mru_rl.agents.cli.main import main
 
 
 def test_bench_envs_writes_speeds_ratios_and_what_made_them(tmp_path, monkeypatch, capsys):
@@ -26,5 +27,5 @@ def test_bench_envs_writes_speeds_ratios_and_what_made_them(tmp_path, monkeypatc
 
 def test_an_id_without_a_port_is_refused(capsys):
     with pytest.raises(SystemExit):
-        env_speed.main(["--ids", "CartPole-v1"])
-    assert "no port of CartPole-v1; choose from popgym-" in capsys.readouterr().err
+        main(["bench", "envs", "--ids", "CartPole-v1"])
+    assert "there is no port of CartPole-v1; --ids are popgym-" in capsys.readouterr().err

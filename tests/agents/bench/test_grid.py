@@ -17,7 +17,8 @@ from mru_rl.agents.bench import grid, memory
 from mru_rl.agents.bench.jobs import run_job
 from mru_rl.agents.bench.workers import TRIES, do_all
 from mru_rl.agents.cli.main import main
-from mru_rl.agents.records.run import alone_in
+from mru_rl.agents.records.run import exclusive_lock
+from mru_rl.agents.report.data import to_json
 from rig.processes import alive, descendants
 
 
@@ -93,10 +94,10 @@ def test_a_line_cut_short_by_a_kill_is_dropped_from_the_file(tmp_path):
 
 
 def test_a_folder_takes_one_benchmark_and_one_process(tiny, tmp_path):
-    (tmp_path / "benchmark.json").write_text(json.dumps(grid.header(tiny, "command")))
-    with pytest.raises(ValueError, match="holds the benchmark 'tiny', not 'other'; give another --out"):
+    (tmp_path / "benchmark.json").write_text(json.dumps(to_json(grid.header(tiny, "command"))))
+    with pytest.raises(ValueError, match="holds the benchmark 'tiny', not 'other'; give another out"):
         grid.run_benchmark(dataclasses.replace(tiny, name="other"), tmp_path, 1, "command")
-    with alone_in(tmp_path), pytest.raises(ValueError, match="another process is at work"):
+    with exclusive_lock(tmp_path), pytest.raises(ValueError, match="another process is at work"):
         grid.run_benchmark(tiny, tmp_path, 1, "command")
 
 
@@ -191,7 +192,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["retention", "--preset", "huge"], "invalid choice: 'huge'"),
+        (["retention", "--preset", "huge"], "invalid choice 'huge' for argument '--preset'"),
         (["retention", "--cores", "nope"], "nope"),
         (["retention", "--settings", "lr"], "name=value"),
         (["custom", "--env", "mru_rl/TMaze-v0", "--evaluate", "length"], "written name=v1,v2"),
@@ -227,7 +228,7 @@ def test_a_job_taken_up_in_the_middle_of_evaluation_is_not_trained_again(tiny, t
     job = grid.final_jobs(tiny, {"bmru": "default", "gru": "default"})[0]
     first = run_job(job, tmp_path)
     monkeypatch.setattr("mru_rl.agents.training.Trainer.update", lambda self: pytest.fail("trained again"))
-    assert run_job(job, tmp_path)["evaluations"] == first["evaluations"]
+    assert run_job(job, tmp_path).evaluations == first.evaluations
 
 
 def test_a_grid_of_r2d2_runs_and_a_search_over_settings_of_ppo_is_refused(tmp_path, capsys):

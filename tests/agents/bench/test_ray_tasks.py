@@ -18,6 +18,7 @@ from mru_rl.agents.bench import grid, ray_tasks
 from mru_rl.agents.bench.jobs import RUNNING, run_job
 from mru_rl.agents.bench.ray_tasks import do_all_on_ray
 from mru_rl.agents.bench.workers import TRIES
+from mru_rl.agents.report.data import to_json
 
 
 @pytest.fixture
@@ -93,7 +94,7 @@ def test_a_grid_on_ray_survives_the_kill_of_a_worker_and_gives_what_one_process_
     assert killed
     jobs = grid.final_jobs(benchmark, dict.fromkeys(benchmark.cores, "default"))
     assert sorted(r["key"] for r in lines(folder)) == sorted(job.key for job in jobs), "each job is there, and once"
-    here = {job.key: run_job(job, tmp_path / "here")["evaluations"] for job in jobs}
+    here = {job.key: to_json(run_job(job, tmp_path / "here"))["evaluations"] for job in jobs}
     assert {r["key"]: r["evaluations"] for r in lines(folder)} == here
     assert not (folder / RUNNING).exists()
 
@@ -103,7 +104,7 @@ def test_a_machine_that_does_not_see_the_folder_says_what_to_do(tiny, tmp_path):
     with pytest.raises(
         ValueError, match="does not see .*; give --out a directory that all machines of the cluster share"
     ):
-        ray_tasks.run_job_anywhere(job, tmp_path / "elsewhere")
+        ray_tasks.work_anywhere(job, tmp_path / "elsewhere", run_job)
 
 
 def workers_at(task: str) -> list[int]:

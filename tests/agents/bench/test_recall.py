@@ -32,6 +32,6 @@ def test_the_table_is_written_with_what_made_it(tmp_path, capsys):
     written = json.loads((tmp_path / "recall.json").read_text())
     assert [row["core"] for row in written["cores"]] == ["gru", "bmru:16+mingru:16"]
     assert written["cores"][1]["runs"][0]["state_size"] == 32
-    assert written["provenance"]["command"].startswith("python -m mru_rl.agents.bench.recall --cores gru bmru:16")
-    assert {"commit", "torch", "length", "updates", "learning_rate"} <= set(written["provenance"])
+    assert written["provenance"]["command"].startswith("mru-rl bench recall --cores gru bmru:16")
+    assert {"commit", "versions", "length", "updates", "learning_rate"} <= set(written["provenance"])
     assert capsys.readouterr().out == (tmp_path / "recall.md").read_text()

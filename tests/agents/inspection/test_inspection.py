@@ -1,19 +1,15 @@
 from __future__ import annotations
 
-import dataclasses
+import json
 
 import numpy as np
 import pytest
 import torch
-from matplotlib import image as images
-from matplotlib.colors import to_rgb
 
 from mru_rl.agents.cli.main import main
 from mru_rl.agents.evaluate import ROWS, evaluate, load_agent
-from mru_rl.agents.inspection.columns import Columns
-from mru_rl.agents.inspection.episode import CellMemory, Episode, record_episode
-from mru_rl.agents.inspection.inspect_run import inspect_run
-from mru_rl.agents.inspection.picture import HELD, WRITTEN, draw, memory_image, unit_order
+from mru_rl.agents.inspection.bins import Bins
+from mru_rl.agents.inspection.episode import record_episode
 from mru_rl.agents.inspection.summary import last_write, longest_hold, write_classes
 
 SEED = 5
@@ -99,80 +95,16 @@ def test_an_episode_cut_before_its_end_is_no_success_and_no_failure(trained):
     assert (whole.finished, whole.success) == (True, whole.total >= 0.5)
 
 
-def random_memory(steps: int, units: int, rate: float, cell: str = "bmru") -> CellMemory:
-    """Units that write +level or -level (cell bmru), or real numbers, at random."""
-    rng = np.random.default_rng(0)
-    writes = rng.random((steps, units)) < rate * np.linspace(0, 1, units)
-    states = np.zeros((steps, units), np.float32)
-    held = np.zeros(units, np.float32)
-    for t in range(steps):
-        level = np.linspace(0.5, 2, units) if cell == "bmru" else rng.random(units)
-        held = np.where(writes[t], level * rng.choice([-1, 1], units), held).astype(np.float32)
-        states[t] = held
-    return CellMemory("layer_0", cell, states, writes)
-
-
-def test_where_a_column_is_a_step_the_picture_is_the_memory():
-    memory = random_memory(steps=200, units=20, rate=0.3)
-    assert memory.two_valued
-    order = np.random.default_rng(1).permutation(20)
-    image = memory_image(memory, Columns.at_most(900, 200), order)
-    assert image.shape == (20, 200, 3)
-    for row, unit in enumerate(order):
-        for t in range(200):
-            palette = WRITTEN if memory.writes[t, unit] else HELD
-            assert np.allclose(image[row, t], to_rgb(palette[int(np.sign(memory.states[t, unit]))]))
-
-
-@pytest.mark.parametrize("cell", ["bmru", "real"])
-def test_no_write_is_lost_where_steps_share_a_column(cell):
-    memory = random_memory(steps=5003, units=12, rate=0.002, cell=cell)
-    assert memory.two_valued == (cell == "bmru")
-    columns = Columns.at_most(400, 5003)
-    assert columns.width == 13
-    order = np.arange(12)
-    silent = dataclasses.replace(memory, writes=np.zeros_like(memory.writes))
-    darker = (memory_image(memory, columns, order) != memory_image(silent, columns, order)).any(-1)
-    for unit in range(12):
-        assert set(np.flatnonzero(darker[unit])) == set(np.flatnonzero(memory.writes[:, unit]) // 13)
-
-
-def test_every_written_column_and_unit_has_its_pixels_in_the_png(tmp_path):
-    steps, units = (
-        8999,
-        1000,
-    )  # columns of 10 steps, units of a pixel; every second column is written in every second unit
-    writes = np.zeros((steps, units), bool)
-    writes[0] = True
-    writes[np.ix_(np.arange(3, steps, 20), np.arange(0, units, 2))] = True
-    nothing = np.zeros(steps, np.float32)
-    episode = Episode(
-        env="e", env_kwargs={}, core="bmru", train_seed=0, trained_steps=0, number=0, inputs=nothing[:, None],
-        channels=["obs 0"], action=nothing.astype(int), reward=nothing, value=nothing,
-        memory=[CellMemory("layer_0", "bmru", np.ones((steps, units), np.float32), writes)], finished=True, success_return=None,
-    )  # fmt: skip
-    draw(episode, tmp_path / "picture.png")
-    pixels = images.imread(tmp_path / "picture.png")[..., :3]
-    dark = (np.abs(pixels - np.array(to_rgb(WRITTEN[1]))) < 0.01).all(-1)
-    assert np.diff(dark.astype(int), axis=1).clip(0).sum(axis=1).max() == 450, "columns along a unit that wrote"
-    assert dark[:, dark.sum(axis=0) > 400].sum(axis=0).min() >= 500, "units along a column"
-
-
-def test_columns_keep_the_last_value_the_extremes_and_whether_anything_happened():
-    columns = Columns.at_most(2, 5)
-    assert (columns.width, columns.starts.tolist(), columns.last_steps.tolist()) == (3, [0, 3], [2, 4])
+def test_bins_keep_the_last_value_the_extremes_and_whether_anything_happened():
+    bins = Bins.at_most(2, 5)
+    assert (bins.width, bins.firsts.tolist(), bins.lasts.tolist()) == (3, [0, 3], [2, 4])
+    assert (bins.centers.tolist(), bins.edges.tolist()) == ([1.0, 3.5], [-0.5, 2.5, 4.5])
     values = np.array([0.0, -3.0, 1.0, 2.0, 0.0])
-    assert columns.last(values).tolist() == [1.0, 0.0]
-    assert columns.strongest(values).tolist() == [-3.0, 2.0]
-    assert (columns.low(values).tolist(), columns.high(values).tolist()) == ([-3.0, 0.0], [1.0, 2.0])
-    assert columns.any(values > 1.5).tolist() == [False, True]
-    assert Columns.at_most(900, 7).width == 1
-
-
-def test_units_are_sorted_from_what_is_held_to_what_changes_and_the_silent_ones_last():
-    writes = flags("1111", "0000", "0100", "1000", "1010")
-    states = np.where(np.maximum.accumulate(writes, axis=0), 1.0, 0.0)
-    assert unit_order(CellMemory("layer_0", "bmru", states, writes)).tolist() == [3, 2, 4, 0, 1]
+    assert bins.last(values).tolist() == [1.0, 0.0]
+    assert bins.strongest(values).tolist() == [-3.0, 2.0]
+    assert (bins.low(values).tolist(), bins.high(values).tolist()) == ([-3.0, 0.0], [1.0, 2.0])
+    assert bins.any(values > 1.5).tolist() == [False, True]
+    assert Bins.at_most(900, 7).width == 1
 
 
 def test_holds_last_writes_and_classes_are_those_counted_by_hand():
@@ -180,33 +112,13 @@ def test_holds_last_writes_and_classes_are_those_counted_by_hand():
     assert longest_hold(writes) == (1, 2, 8)
     assert last_write(writes, before=6).tolist() == [0, 2, -1, 5, 2]
     assert {name: units.tolist() for name, units in write_classes(writes).items()} == {
-        "over half of the steps": [3], "10 to 50%": [0, 4], "once": [1], "never": [2],
-    }  # fmt: skip
+        "over half of the steps": [3],
+        "10 to 50%": [0, 4],
+        "once": [1],
+        "never": [2],
+    }
     with pytest.raises(ValueError, match="no unit wrote"):
         longest_hold(flags("00", "00"))
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"core": "bmru", **TMAZE}, {"core": "bmru+mingru", **TMAZE}, {"core": "gru", **TMAZE}, {"core": "mlp", **TMAZE},
-        {"core": "cmru,deltanet", **TMAZE}, {"env": "popgym-BattleshipEasy-v0"}, {"env": "CartPole-v1"},
-        {"env": "Pendulum-v1"},
-    ],
-    ids=lambda changes: "-".join(str(v) for v in changes.values()).replace("/", "_"),
-)  # fmt: skip
-def test_a_picture_comes_of_every_kind_of_memory_action_and_env(trained, changes):
-    run, _ = trained(steps=512, **changes)
-    before = {p.name for p in run.path.iterdir()}
-    path, lines = inspect_run(run, number=1, seed=SEED, max_steps=50)
-    assert {p.name for p in run.path.iterdir()} - before == {"inspect_episode_1.png"}, "nothing temporary stays"
-    pixels = images.imread(path)[..., :3]
-    assert pixels.shape[1] == 1430
-    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
-    assert "episode 1" in lines[0]
-    has_gates = changes.get("core", "bmru") not in ("gru", "mlp")
-    assert any("units by write rate" in line for line in lines) == has_gates
-    assert any("no cell of" in line for line in lines) != has_gates
 
 
 def test_the_command_prints_the_path_and_what_was_held(trained, tmp_path, capsys):
@@ -222,13 +134,51 @@ def test_the_command_prints_the_path_and_what_was_held(trained, tmp_path, capsys
     assert out.read_bytes().startswith(b"\x89PNG")
 
 
+def test_npz_holds_all_of_the_episode_under_its_documented_names(trained, tmp_path, capsys):
+    run, _ = trained(core="bmru+mingru", steps=1024, **TMAZE)
+    path = tmp_path / "new" / "episode.npz"
+    main(["inspect", str(run.path), "--env-kwargs", "length=9", "--episode", "2", "--npz", str(path)])
+    assert f"arrays: {path}" in capsys.readouterr().out
+    episode = record(run, number=2, env_kwargs={"length": 9}, seed=1_000_003)
+    expected = {
+        "inputs": episode.inputs,
+        "channels": np.array(episode.channels),
+        "action": episode.action,
+        "reward": episode.reward,
+        "value": episode.value,
+        "layer_0.bmru.states": episode.memory[0].states,
+        "layer_0.bmru.writes": episode.memory[0].writes,
+        "layer_0.mingru.states": episode.memory[1].states,
+    }
+    with np.load(path, allow_pickle=False) as found:
+        about = json.loads(str(found["about"]))
+        assert found.keys() == expected.keys() | {"about"}
+        for name, array in expected.items():
+            assert np.array_equal(found[name], array), name
+            assert found[name].dtype == array.dtype, name
+        assert found["inputs"].shape == (10, len(episode.channels))
+        assert found["layer_0.bmru.writes"].shape == (10, 8)
+    assert about == {
+        "env": "mru_rl/TMaze-v0",
+        "env_kwargs": {"length": 9},
+        "core": "bmru+mingru",
+        "train_seed": run.config()["seed"],
+        "trained_steps": 1024,
+        "episode": 2,
+        "return": episode.total,
+        "finished": True,
+        "success": episode.success,
+    }
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--episode", "64"], "--episode must lie in 0..63"),
         (["--episode", "-1"], "--episode must lie in 0..63"),
         (["--max-steps", "0"], "--max-steps must be at least 1, got 0"),
-        (["--out", "memory.svg"], "end its name in .png"),
+        (["--out", "memory.svg"], "--out takes the name of a .png file, got memory.svg"),
+        (["--npz", "episode.npy"], "--npz takes the name of a .npz file, got episode.npy"),
         (["--env-kwargs", "lenght=3"], "has no option 'lenght'"),
         (["--episod", "1"], "did you mean --episode"),
     ],

@@ -7,9 +7,11 @@ from tensordict import TensorDict
 
 import mru_rl
 import mru_rl.envs
+from mru_rl.agents.acting.behavior import EpsilonGreedy
+from mru_rl.agents.acting.loop import ActingLoop
 from mru_rl.agents.nets.heads import DiscreteHead, value_head
 from mru_rl.agents.nets.networks import QNetwork
-from mru_rl.agents.r2d2.sequences import ReplayCollector, SequenceCutter, epsilon_ladder
+from mru_rl.agents.r2d2.sequences import SequenceCutter, epsilon_ladder
 
 
 def stream(rows: int, steps: int, ends: set[tuple[int, int]]) -> TensorDict:
@@ -81,12 +83,12 @@ def test_the_ladder_of_epsilons_is_even_in_the_logarithm():
     assert (epsilon_ladder(0.0, 0.0, 3) == 0).all()
 
 
-def make_collector(epsilon: list[float]) -> ReplayCollector:
+def make_collector(epsilon: list[float]) -> ActingLoop:
     env = mru_rl.envs.make("popgym-RepeatFirstEasy-v0", len(epsilon), seed=1, flatten=True, start_flag=True)
     torch.manual_seed(0)
     head = value_head(env.action_space)
     policy = QNetwork(mru_rl.make_core("bmru+mingru", env.obs_size, 16), head.num_params)
-    return ReplayCollector(env, policy, head, torch.Generator().manual_seed(3), torch.tensor(epsilon))
+    return ActingLoop(env, policy, head, torch.Generator().manual_seed(3), EpsilonGreedy(torch.tensor(epsilon)))
 
 
 def test_stored_states_are_those_of_acting_and_each_env_explores_as_much_as_it_should():

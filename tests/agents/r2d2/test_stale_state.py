@@ -5,9 +5,10 @@ import torch
 
 import mru_rl
 import mru_rl.envs
+from mru_rl.agents.acting.behavior import EpsilonGreedy
+from mru_rl.agents.acting.loop import ActingLoop
 from mru_rl.agents.nets.heads import value_head
 from mru_rl.agents.nets.networks import QNetwork
-from mru_rl.agents.r2d2.sequences import ReplayCollector
 from mru_rl.agents.r2d2.stale_state import EpisodeProbe, q_difference
 
 
@@ -17,7 +18,8 @@ def followed(core: str) -> tuple[QNetwork, EpisodeProbe]:
     torch.manual_seed(0)
     head = value_head(env.action_space)
     policy = QNetwork(mru_rl.make_core(core, env.obs_size, 16), head.num_params)
-    collector = ReplayCollector(env, policy, head, torch.Generator().manual_seed(3), torch.full((4,), 0.1))
+    behavior = EpsilonGreedy(torch.full((4,), 0.1))
+    collector = ActingLoop(env, policy, head, torch.Generator().manual_seed(3), behavior)
     probe = EpisodeProbe(2, keep=5)
     for _ in range(6):
         probe.follow(collector.collect(40).data, policy)

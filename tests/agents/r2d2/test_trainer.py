@@ -8,12 +8,13 @@ from tensordict import TensorDict
 import mru_rl
 from mru_rl.agents import training
 from mru_rl.agents.algorithms import make_trainer
-from mru_rl.agents.evaluate import evaluate_run, load_config, params_sha256
+from mru_rl.agents.config import Task, to_json
+from mru_rl.agents.evaluate import evaluate_run, params_sha256
 from mru_rl.agents.nets.networks import QNetwork
 from mru_rl.agents.r2d2.config import R2D2Config
 from mru_rl.agents.r2d2.trainer import R2D2
-from mru_rl.agents.records.run import Run
 from mru_rl.agents.returns import n_step_return
+from mru_rl.agents.run import Run
 
 
 @pytest.fixture
@@ -169,21 +170,21 @@ def test_a_resumed_run_equals_an_unbroken_one(small, changes):
     while trainer.steps < 2000:
         trainer.update()
     assert trainer.learner.gradient_steps > 10
-    training._save(run, trainer)
-    resumed, lost = training.resume(Run.open(run.path), load_config(run))
+    training.Training(run, trainer)._save()
+    resumed, lost = training.take_up(Run.open(run.path), Run.open(run.path).config)
     assert not lost
     training.run_to_end(run, resumed)
     assert params_sha256(resumed.policy) == params_sha256(whole.policy)
     assert params_sha256(resumed.learner.target) == params_sha256(whole.learner.target)
     strip = ("seconds", "steps_per_second")
-    last = [{k: v for k, v in r.metrics()[-1].items() if k not in strip} for r in (whole_run, run)]
+    last = [{k: v for k, v in r.records()[-1].items() if k not in strip} for r in (whole_run, run)]
     assert last[0] == last[1]
 
 
 def test_a_replay_that_is_not_saved_is_filled_anew_and_that_is_said(small):
     run, trainer = training.start(small(save_replay=False))
     training.run_to_end(run, trainer)
-    resumed, lost = training.resume(run, load_config(run))
+    resumed, lost = training.take_up(run, run.config)
     assert "replay was not saved" in lost[0]
     assert len(resumed.replay) == 0
 
@@ -237,7 +238,7 @@ def test_multidiscrete_actions_and_gymnasium_ids_train(small):
         run, trainer = training.start(small(env.lower(), env=env, steps=2048))
         training.run_to_end(run, trainer)
         assert trainer.learner.gradient_steps > 0
-        assert evaluate_run(run, episodes=8, env_kwargs={}, seed=1, sample=False)["episodes"] == 8
+        assert evaluate_run(run, episodes=8, env_kwargs={}, seed=1, sample=False).episodes == 8
 
 
 def test_a_new_level_of_a_curriculum_begins_new_episodes_and_sequences_do_not_reach_back(small):
@@ -252,13 +253,13 @@ def test_a_new_level_of_a_curriculum_begins_new_episodes_and_sequences_do_not_re
 
 
 def test_lengths_follow_the_task_and_what_is_given_stays():
-    whole, why = R2D2Config().follow_task(horizon=51, credit_horizon=0, open_loop=True)
+    whole, why = R2D2Config().resolve(Task(horizon=51, credit_horizon=0, open_loop=True))
     assert (whole.sequence, whole.burn_in, whole.overlap, whole.n_step, whole.epsilon) == (51, 0, 0, 1, 0.4)
     assert why["sequence"] == "a whole episode"
-    long, _ = R2D2Config().follow_task(horizon=5000, credit_horizon=4999, open_loop=False)
+    long, _ = R2D2Config().resolve(Task(horizon=5000, credit_horizon=4999, open_loop=False))
     assert (long.sequence, long.burn_in, long.overlap, long.n_step) == (80, 40, 40, 5)
     assert [(c.batch, c.learning_starts) for c in (whole, long)] == [(32, 200), (32, 200)]
-    few_and_long, _ = R2D2Config(steps=600_000).follow_task(horizon=1001, credit_horizon=0, open_loop=True)
+    few_and_long, _ = R2D2Config(steps=600_000).resolve(Task(horizon=1001, credit_horizon=0, open_loop=True))
     assert (few_and_long.batch, few_and_long.learning_starts) == (4, 59), (
         "gradient steps count too, not their size alone"
     )
@@ -274,17 +275,18 @@ def test_lengths_follow_the_task_and_what_is_given_stays():
         batch=8,
         learning_starts=9,
     )
-    assert given.follow_task(horizon=51, credit_horizon=0, open_loop=True) == (given, {})
+    resolved, reasons = given.resolve(Task(horizon=51, credit_horizon=0, open_loop=True))
+    assert (to_json(resolved), reasons) == (to_json(given), {})
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"overlap": 12}, "--overlap must be less than --sequence, got 12 of 12 steps"),
-        ({"learning_starts": 100}, "--learning-starts must not exceed --replay-sequences, got 100 and 60"),
-        ({"epsilon": 1.5}, r"--epsilon must lie in \[0, 1\], got 1.5"),
-        ({"batch": 0}, "--batch must be at least 1, got 0"),
-        ({"reward_scale": 0.0}, "--reward-scale must be positive, got 0.0"),
+        ({"overlap": 12}, "overlap must be less than sequence, got 12 of 12 steps"),
+        ({"learning_starts": 100}, "learning_starts must not exceed replay_sequences, got 100 and 60"),
+        ({"epsilon": 1.5}, r"epsilon must lie in \[0, 1\], got 1.5"),
+        ({"batch": 0}, "batch must be at least 1, got 0"),
+        ({"reward_scale": 0.0}, "reward_scale must be positive, got 0.0"),
     ],
 )
 def test_wrong_settings_are_named(small, changes, message):
@@ -295,7 +297,7 @@ def test_wrong_settings_are_named(small, changes, message):
 def test_a_network_of_values_gives_no_probabilities_to_sample_from(small):
     run, trainer = training.start(small(steps=256))
     training.run_to_end(run, trainer)
-    with pytest.raises(ValueError, match="--sample draws actions from a policy's probabilities, got a run of R2D2"):
+    with pytest.raises(ValueError, match="sample draws actions from a policy's probabilities, and the network of r2d2"):
         evaluate_run(run, episodes=8, env_kwargs={}, seed=1, sample=True)
 
 
@@ -337,4 +339,4 @@ def test_r2d2_learns_to_recall_the_first_card(small):
     )  # fmt: skip
     run, trainer = training.start(config)
     training.run_to_end(run, trainer)
-    assert evaluate_run(run, episodes=64, env_kwargs={}, seed=1, sample=False)["return_mean"] > 0.9
+    assert evaluate_run(run, episodes=64, env_kwargs={}, seed=1, sample=False).return_mean > 0.9

@@ -46,7 +46,7 @@ def test_a_flipped_byte_is_noticed(tmp_path):
 def test_a_foreign_file_and_another_format_are_named(tmp_path):
     path = tmp_path / "step_1.pt"
     torch.save(CONTENT, path)
-    with pytest.raises(CheckpointError, match="no checkpoint of mru_rl"):
+    with pytest.raises(CheckpointError, match="not a file of mru_rl"):
         load_checkpoint(path)
     save_checkpoint(path, CONTENT)
     path.write_bytes(path.read_bytes().replace(b"checkpoint 1 ", b"checkpoint 9 ", 1))

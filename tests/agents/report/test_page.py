@@ -16,7 +16,7 @@ from matplotlib import image as images
 from mru_rl.agents.bench import grid
 from mru_rl.agents.bench.jobs import Point
 from mru_rl.agents.cli.main import main
-from mru_rl.agents.report.data import read_benchmark
+from mru_rl.agents.report.data import Axis, read_benchmark
 from mru_rl.agents.report.figures import interquartile_curve, known_points, spread
 from mru_rl.agents.report.page import render
 from mru_rl.agents.report.palette import looks
@@ -92,9 +92,13 @@ def test_estimates_are_those_of_the_values_in_the_file(retention):
 def test_without_an_axis_tasks_are_strata_and_columns(benchmark_dir, bench_job):
     jobs = [
         bench_job(core, seed, {10: value}, env=env, env_kwargs={})
-        for core, by_env in {"bmru": {"a": (0.9, 0.9), "b": (0.1, 0.1)}, "gru": {"a": (0.2, 0.4), "b": (0.1, 0.1)}}.items()
-        for env, values in by_env.items() for seed, value in enumerate(values)
-    ]  # fmt: skip
+        for core, by_env in {
+            "bmru": {"a": (0.9, 0.9), "b": (0.1, 0.1)},
+            "gru": {"a": (0.2, 0.4), "b": (0.1, 0.1)},
+        }.items()
+        for env, values in by_env.items()
+        for seed, value in enumerate(values)
+    ]
     benchmark = read_benchmark(benchmark_dir(jobs=jobs, axis=None, chance=None))
     table = estimates(benchmark)
     everything = Place("all 2 tasks")
@@ -246,8 +250,15 @@ def test_whatever_stands_in_the_files_is_shown_and_not_obeyed(benchmark_dir, ben
     ]
     jobs += [bench_job("bmru", 0, {10: 1.0}, phase="search", setting_name=nasty, settings={nasty: nasty})]
     jobs[0]["provenance"] = {"command": nasty, "commit": nasty, "versions": {nasty: nasty}, "machine": {nasty: nasty}}
-    path = benchmark_dir(jobs=jobs, title=nasty, question=nasty, command=nasty, preset=nasty, cores=["bmru", nasty],
-                         axis={"name": nasty, "label": nasty, "log": False, "trained": 10})  # fmt: skip
+    path = benchmark_dir(
+        jobs=jobs,
+        title=nasty,
+        question=nasty,
+        command=nasty,
+        preset=nasty,
+        cores=["bmru", nasty],
+        axis={"name": nasty, "label": nasty, "log": False, "trained": 10},
+    )
     page = Page(render(path))
     assert page.text.count(nasty) > 10
     assert "script" not in page.tags
@@ -271,7 +282,7 @@ def test_pictures_of_episodes_are_taken_in_and_none_from_outside(benchmark_dir, 
         render(outside)
 
 
-def test_several_benchmarks_and_runs_share_a_page_and_a_core_its_colour(benchmark_dir, trained, tmp_path):
+def test_several_benchmarks_and_runs_share_a_page_and_a_core_its_color(benchmark_dir, trained, tmp_path):
     benchmark_dir("a", title="First")
     benchmark_dir("b", title="Second", cores=["gru", "bmru"])
     run, _ = trained(core="gru", steps=1024)
@@ -280,15 +291,49 @@ def test_several_benchmarks_and_runs_share_a_page_and_a_core_its_colour(benchmar
     for word in ("First", "Second", "gru on popgym-RepeatFirstEasy-v0, seed 0"):
         assert word in page.text
     assert [address for address in page.addresses if address.startswith("#")] == ["#a", "#b", "#run"]
-    colours = re.findall(r'background:(#\w+)"></i>(\w+)', html)
-    assert len({colour for colour, core in colours if core == "gru"}) == 1
-    assert len(set(colours)) == 2
+    colors = re.findall(r'background:(#\w+)"></i>(\w+)', html)
+    assert len({color for color, core in colors if core == "gru"}) == 1
+    assert len(set(colors)) == 2
     alone = Page(render(run.path))
+    episodes = run.records()[-1]["recent_episodes"]
+    assert episodes < 100, "a run this short ends before there are so many"
+    assert f"over the last {episodes} episodes, exploring." in alone.text
     assert "learning_rate" in alone.text
     assert "How it was made" in alone.text
     assert len(alone.addresses) == 2 * sum(
-        name in run.metrics()[-1] for name in ("return_mean", "success_rate", "write_rate")
+        name in run.records()[-1] for name in ("return_mean", "success_rate", "write_rate")
     )
+
+
+def test_runs_are_found_where_they_lie_and_open_with_a_table_of_all(trained, tmp_path):
+    run, _ = trained(core="gru", steps=1024)
+    config = run.config_values()
+    for place, changes in {
+        "ppo-a/seed_0": {"seed": 0},
+        "ppo-a/seed_1": {"seed": 1, "core": "bmru"},
+        "deep/er/seed_2": {"seed": 2, "env": "CartPole-v1"},
+        "far/too/deep/seed_3": {"seed": 3},
+    }.items():
+        shutil.copytree(run.path, tmp_path / "runs" / place)
+        (tmp_path / "runs" / place / "config.json").write_text(json.dumps(config | changes))
+    last = run.records()[-1]
+    longer = json.dumps(last | {"recent_episodes": 100}) + "\n"
+    (tmp_path / "runs" / "ppo-a" / "seed_1" / "metrics.jsonl").write_text(longer)
+    page = Page(render(tmp_path / "runs"))
+    assert f"the last {last['recent_episodes']} to 100 episodes of training" in page.text
+    speed = f"{last['steps'] / last['seconds']:,.0f}"
+    told = ["1,024", f"{last['return_mean']:.3f}", f"{last['success_rate']:.2f}", speed]
+    assert [[cell.strip() for cell in row] for row in page.rows[:4]] == [
+        ["env", "core", "algorithm", "seed", "steps", "return", "success", "steps/s"],
+        ["CartPole-v1", "gru", "ppo", "2", *told],
+        ["popgym-RepeatFirstEasy-v0", "bmru", "ppo", "1", *told],
+        ["popgym-RepeatFirstEasy-v0", "gru", "ppo", "0", *told],
+    ]
+    anchors = [address for address in page.addresses if address.startswith("#")]
+    assert anchors == ["#deep-er-seed_2", "#ppo-a-seed_1", "#ppo-a-seed_0"]
+    svg = base64.b64decode(page.addresses[len(anchors)].partition(",")[2]).decode()
+    for color in (looks(["gru", "bmru"])[core].color for core in ("gru", "bmru")):
+        assert color.lower() in svg
 
 
 def test_a_benchmark_leaves_a_table_a_picture_and_a_page(benchmark_dir):
@@ -304,11 +349,23 @@ def test_a_benchmark_leaves_a_table_a_picture_and_a_page(benchmark_dir):
 
 def test_what_a_grid_leaves_is_what_a_report_reads(tmp_path):
     points = (Point(5, {"length": 5}, 32), Point(50, {"length": 50}, 32))
-    small = grid.Benchmark(
-        "small", "Small", "Does it run?", "success_rate", {"name": "length", "label": "length", "log": True, "trained": 5},
-        0.5, (grid.Variant(5, "mru_rl/TMaze-v0", {"length": 5}, 1000, points),), cores=("bmru",), seeds=2, trials=1,
-        search_seeds=1, preset="smoke", hidden_size=16, state_size=16, settings={"num_envs": 8, "minibatches": 2},
-    )  # fmt: skip
+    small = grid.Grid(
+        "small",
+        "Small",
+        "Does it run?",
+        "success_rate",
+        Axis("length", "length", log=True, trained=5),
+        0.5,
+        (grid.Variant(5, "mru_rl/TMaze-v0", {"length": 5}, 1000, points),),
+        cores=("bmru",),
+        seeds=2,
+        trials=1,
+        search_seeds=1,
+        preset="smoke",
+        hidden_size=16,
+        state_size=16,
+        settings={"num_envs": 8, "minibatches": 2},
+    )
     assert grid.run_benchmark(small, tmp_path, 2, "mru-rl bench small") == []
     write_tables(tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
@@ -352,9 +409,17 @@ def browse(page: Path, profile: Path, *options: str) -> str:
         pytest.skip("no chromium on PATH; on Debian: apt-get install chromium")
     assert browser is not None, "MRU_RL_COMPARE=1 needs chromium on PATH; on Debian: apt-get install chromium"
     flags = [
-        "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-        "--disable-component-update", "--disable-sync", "--hide-scrollbars", f"--user-data-dir={profile}",
-    ]  # fmt: skip
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--hide-scrollbars",
+        f"--user-data-dir={profile}",
+    ]
     done = subprocess.run(
         [browser, *flags, *options, page.as_uri()], capture_output=True, text=True, timeout=180, check=True
     )
@@ -367,9 +432,12 @@ def test_a_browser_shows_the_number_that_the_data_give_and_a_picture(benchmark_d
     shown = Page(browse(path / "report.html", tmp_path / "profile_1", "--dump-dom"))
     lines = [json.loads(line) for line in (path / "results.jsonl").read_text().splitlines()]
     rates = [
-        e["success_rate"] for line in lines if (line["core"], line["phase"]) == ("bmru", "final")
-        for e in line["evaluations"] if e["x"] == 1000
-    ]  # fmt: skip
+        e["success_rate"]
+        for line in lines
+        if (line["core"], line["phase"]) == ("bmru", "final")
+        for e in line["evaluations"]
+        if e["x"] == 1000
+    ]
     assert len(rates) == 3
     assert cells(shown, "bmru")[2].split()[0] == f"{sum(rates) / 3:.2f}"
 
@@ -378,6 +446,6 @@ def test_a_browser_shows_the_number_that_the_data_give_and_a_picture(benchmark_d
     pixels = images.imread(shot)[..., :3]
     assert pixels.shape[:2] == (1600, 1200)
     assert 0.02 < (pixels < 0.98).any(-1).mean() < 0.9, "drawn on, and on white"
-    for colour in ("#0072B2", "#009E73"):  # the lines of bmru and gru: the plots inside the page are drawn
-        rgb = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    for color in ("#0072B2", "#009E73"):  # the lines of bmru and gru: the plots inside the page are drawn
+        rgb = np.array([int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)])
         assert (np.abs(pixels - rgb) < 0.02).all(-1).sum() > 500

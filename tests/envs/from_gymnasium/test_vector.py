@@ -168,7 +168,7 @@ def test_dict_and_image_observations_become_one_float_tensor():
         ({"action_space": spaces.Box(0, 3, (1,), np.int32)}, r"action space Box.*int32\) is not supported"),
         ({"action_space": spaces.MultiDiscrete([[2, 2]])}, r"action space MultiDiscrete.*is not supported"),
     ],
-)  # fmt: skip
+)
 def test_unsupported_spaces_are_named_with_what_is_supported(options, message):
     with pytest.raises(ValueError, match=message):
         make("mru_rl_test/Scripted-v0", 1, **options)
@@ -199,7 +199,7 @@ def test_nan_from_an_env_is_an_error_and_not_a_transition():
         ("popgym-BattleshipEasy-v0", torch.tensor([[0.0, 1.0]]), TypeError, r"got dtype torch\.float32"),
         ("CartPole-v1", torch.tensor([2]), ValueError, r"Discrete\(2\) must be .*got 2 in row 0"),
     ],
-)  # fmt: skip
+)
 def test_wrong_actions_are_refused(env_id, action, error, message):
     env = make(env_id, 1, backend="upstream")
     env.reset()

@@ -14,7 +14,7 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 
 from mru_rl.envs import BatchedEnv, GymnasiumEnv, as_gymnasium, list_ids, make
-from mru_rl.envs.from_gymnasium.rows import columns
+from mru_rl.envs.columns import columns
 from mru_rl.envs.to_gymnasium.adapter import GymnasiumVectorEnv, to_native
 
 INPUTS = {"flatten": True, "previous_action": True, "start_flag": True, "previous_reward": True}
@@ -153,11 +153,13 @@ def test_returned_arrays_alias_nothing():
 
 
 def test_nested_and_shaped_spaces_come_back_as_they_were():
-    space = spaces.Dict({
-        "a": spaces.Tuple([spaces.Discrete(3), spaces.Box(-1, 1, (2, 2), np.float64)]),
-        "b": spaces.MultiDiscrete([[2, 3], [4, 5]]),
-        "c": spaces.MultiBinary(3),
-    })  # fmt: skip
+    space = spaces.Dict(
+        {
+            "a": spaces.Tuple([spaces.Discrete(3), spaces.Box(-1, 1, (2, 2), np.float64)]),
+            "b": spaces.MultiDiscrete([[2, 3], [4, 5]]),
+            "c": spaces.MultiBinary(3),
+        }
+    )
     space.seed(0)
     for _ in range(5):
         value = space.sample()

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from rig.processes import alive, descendants
 
 _SERVER = multiprocessing.get_context("forkserver")
-"""Forks each command from a process that has imported torch and never used it: starting takes no seconds."""
+"""forks each command from a process that has imported torch and never used it, so that starting takes no seconds"""
 _SERVER.set_forkserver_preload(  # here, since a process has one server, whoever starts it first
     [
         f"mru_rl.agents.{name}"
@@ -48,8 +48,8 @@ class Moment(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """What a command has to do without. file_bytes: no file may grow past it, as on a full disk; plain_user: the right of
-    the superuser to write where the mode forbids it."""
+    """What a command is denied. file_bytes: no file may grow larger, as on a full disk; plain_user: the superuser's right
+    to write where the mode forbids it."""
 
     file_bytes: int | None = None
     plain_user: bool = False
@@ -77,7 +77,7 @@ class Command:
         return self.process.pid
 
     def wait_for_moment(self, timeout: float = 300.0) -> bool:
-        """Wait until the moment has come; False where the command ended before it."""
+        """Wait for the moment; return False if the command ends before it. Raises TimeoutError if neither happens."""
         if self.moment is None or self.moment.act == "time":
             self.process.join(self.moment.seconds if self.moment else timeout)
             return self.process.is_alive()
@@ -96,7 +96,7 @@ class Command:
             os.kill(self.pid, signum)
 
     def end_with(self, signum: int) -> int:
-        """Send a signal, wait until the process and all it has started are gone; the exit status."""
+        """Send a signal, wait until the process and all it started are gone, and return the exit status."""
         below = descendants(self.pid)
         self.send(signum)
         status = self.join()
@@ -108,7 +108,7 @@ class Command:
         return status
 
     def join(self, timeout: float = 300.0) -> int:
-        """Wait for the end; the exit status, negative where a signal ended it."""
+        """Wait for the end and return the exit status, negative if a signal ended it. Raises TimeoutError."""
         self.process.join(timeout)
         if self.process.exitcode is None:
             self.process.kill()
@@ -125,7 +125,7 @@ class Command:
 
 
 def _serve(words: list[str], folder: Path, moment: Moment | None, limits: Limits, tell: Connection) -> None:
-    """The life of a command's process."""
+    """Run the command, in its own process."""
     for stream, name in ((1, "stdout"), (2, "stderr")):
         file = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, stream)
@@ -146,7 +146,7 @@ def _serve(words: list[str], folder: Path, moment: Moment | None, limits: Limits
 
 
 def stand_still_at(moment: Moment, tell: Connection) -> None:
-    """Change pathlib in this process so that at the moment it says "here" through `tell` and does nothing more."""
+    """Patch pathlib in this process so that at the moment it sends "here" through `tell` and stands still."""
     open_file, replace = Path.open, Path.replace
     left = moment.nth
 
@@ -195,7 +195,7 @@ def stand_still_at(moment: Moment, tell: Connection) -> None:
 
 
 def give_up_privileges() -> None:
-    """Make the superuser obey file modes like anybody else: no capabilities (Linux, capset(2)); others have none."""
+    """Drop the superuser's capabilities, so that it obeys file modes like any user (Linux, capset(2))."""
     if os.geteuid() != 0:
         return
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # version 3, this process

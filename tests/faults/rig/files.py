@@ -1,4 +1,4 @@
-"""Damaged and forged checkpoints, a full disk, a directory that cannot be written: is it said, and is the run as it was?"""
+"""Damaged and forged checkpoints, a full disk, a read-only directory: is it reported, and is the run unharmed?"""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def fill_with_zeros(path: Path) -> None:
 
 
 class Canary:
-    """What a forged checkpoint holds: unpickled by pickle it makes a directory."""
+    """What a forged checkpoint holds: when pickle reads it, it makes a directory."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -57,13 +57,16 @@ def forge(path: Path) -> None:
 
 
 DAMAGES: dict[str, Callable[[Path], None]] = {
-    "cut short": cut_short, "with a flipped bit": flip_a_bit, "empty": empty, "full of zeros": fill_with_zeros,
+    "cut short": cut_short,
+    "with a flipped bit": flip_a_bit,
+    "empty": empty,
+    "full of zeros": fill_with_zeros,
     "forged to run code": forge,
-}  # fmt: skip
+}
 
 
 def stopped(task: Task, run_dir: Path) -> None:
-    """A run that was killed in the middle, with three checkpoints."""
+    """Start a run and kill it in the middle, when it has three checkpoints."""
     command = begin(task, run_dir, moment=Moment("rename", "step_", 6))
     if not command.wait_for_moment():
         raise Failed(f"the run ended before its sixth checkpoint: {command.stderr[-2000:]}")
@@ -71,22 +74,23 @@ def stopped(task: Task, run_dir: Path) -> None:
 
 
 def damage(task: Task, run_dir: Path, how: str, reference: dict[str, Any]) -> Tried:
-    """Damage the newest checkpoint of a run; the one before it must be used, said on stderr, and no code be run."""
+    """Damage the newest checkpoint of a run: the one before it must be used, stderr must say so, and no code may run."""
     stopped(task, run_dir)
     newest, before = list_checkpoints(run_dir / "checkpoints")[:2]
     DAMAGES[how](newest)
     cost = lost(run_dir)
     said = complete(begin(task, run_dir)).stderr
     return judge(
-        f"{task.algorithm}: newest checkpoint {how}", cost,
+        f"{task.algorithm}: newest checkpoint {how}",
+        cost,
         "" if newest.name in said and f"using {before.name}" in said else f"said {said[-500:]!r}",
         "code was run" if (newest.parent / "code-was-run").exists() else "",
         difference(task, run_dir, reference),
-    )  # fmt: skip
+    )
 
 
 def refusal(task: Task, run_dir: Path, says: str, limits: Limits) -> tuple[Lost, str]:
-    """Go on with a stopped run where it cannot be written: that must end with one clear line, and no checkpoint touched.
+    """Resume a stopped run that cannot be written: it must end with one clear line and leave every checkpoint as it was.
 
     says: a part of the line. Returns what is lost, and what was wrong.
     """
@@ -120,7 +124,7 @@ def directory_read_only(task: Task, run_dir: Path, reference: dict[str, Any]) ->
 
 
 def disk_full(task: Task, disk: Path, reference: dict[str, Any]) -> Tried:
-    """The disk is full in the middle of a run, and then has room again. Raises PermissionError as small_disk does."""
+    """The disk is full in the middle of a run, and then has room again. Raises PermissionError like small_disk."""
     with small_disk(disk, "16m") as resize:
         run_dir = disk / "run"
         stopped(task, run_dir)
@@ -132,7 +136,7 @@ def disk_full(task: Task, disk: Path, reference: dict[str, Any]) -> Tried:
 
 @contextlib.contextmanager
 def small_disk(folder: Path, size: str) -> Iterator[Callable[[str], None]]:
-    """A file system of its own in the folder; gives what changes its size. Raises PermissionError where none may be made."""
+    """Mount a file system in the folder; yield a function that resizes it. Raises PermissionError if mounting is forbidden."""
     folder.mkdir(parents=True)
 
     def mount(*words: str) -> None:

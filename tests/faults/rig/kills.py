@@ -1,4 +1,4 @@
-"""SIGKILL at chosen and at random moments, SIGINT and SIGTERM: is the run, taken up again, the one that was never ended?"""
+"""SIGKILL at chosen and random moments, SIGINT, SIGTERM: does the resumed run end like one that was never stopped?"""
 
 from __future__ import annotations
 
@@ -26,16 +26,19 @@ from rig.runs import (
 )
 
 WRITES = (("write", "step_"), ("rename", "step_"), ("write", "metrics.jsonl"), ("write", "learning_curve.png"))
-"""Where a training run is killed, besides at random times."""
+"""where a training run is killed, besides at random times"""
 STARTS = (("write", "provenance.json"), ("write", "config.json"), ("rename", "config.json"))
 GRID_WRITES = (
-    ("write", "benchmark.json"), ("write", "results.jsonl"), ("rename", "table.md"), ("write", "curve.png"),
+    ("write", "benchmark.json"),
+    ("write", "results.jsonl"),
+    ("rename", "table.md"),
+    ("write", "curve.png"),
     ("write", "report.html"),
-)  # fmt: skip
+)
 
 
 def random_moments(rng: random.Random, seconds: float, count: int) -> Iterator[Moment]:
-    """Every other one inside a write, the others at any time of a run that takes so long."""
+    """Yield moments of a run that takes so many seconds: in turn inside a write and at any time."""
     for i in range(count):
         if i % 2:
             yield Moment("time", seconds=rng.uniform(0, seconds))
@@ -45,7 +48,7 @@ def random_moments(rng: random.Random, seconds: float, count: int) -> Iterator[M
 
 
 def kill_run(task: Task, run_dir: Path, moments: Iterable[Moment], reference: dict[str, Any]) -> list[Tried]:
-    """Start a run, kill it at each of the moments, taking it up again in between, and at last let it end.
+    """Start a run, kill it at each of the moments, resume it in between, and at last let it end.
 
     A moment that does not come before the run's end is left out.
     """
@@ -57,13 +60,13 @@ def kill_run(task: Task, run_dir: Path, moments: Iterable[Moment], reference: di
 def _kill_at(
     moments: Iterable[Moment], start: Callable[[Moment], Command], cost: Callable[[], Lost]
 ) -> list[tuple[Moment, Lost]]:
-    """Start a command and kill it at its moment, again for every moment; those that came, and what each has cost."""
+    """Start a command and kill it at its moment, once for each moment; return those that came, and what each cost."""
     costs = []
     for moment in moments:
         command = start(moment)
         if not command.wait_for_moment():
             complete(command)
-        elif command.end_with(signal.SIGKILL) != 0:  # 0: it ended of itself a moment before
+        elif command.end_with(signal.SIGKILL) != 0:  # 0: it ended by itself a moment before
             costs.append((moment, cost()))
     return costs
 
@@ -77,9 +80,9 @@ def _name(kind: str, moment: Moment) -> str:
 
 
 def signal_run(task: Task, run_dir: Path, signum: int, wait: float, reference: dict[str, Any]) -> Tried | None:
-    """Send a signal so many seconds after the first record, and take the run up again.
+    """Send a signal `wait` seconds after the first record, and resume the run.
 
-    The run writes no checkpoints of its own accord but the first and the last. None where it ended before the signal.
+    The run writes no checkpoints by itself but the first and the last. Returns None if it ended before the signal.
     """
     command = begin(task._replace(checkpoint_seconds=60), run_dir)
     metrics = run_dir / "metrics.jsonl"
@@ -89,21 +92,22 @@ def signal_run(task: Task, run_dir: Path, signum: int, wait: float, reference: d
     if not command.process.is_alive():
         return None
     status = command.end_with(signum)
-    if status == 0:  # it ended of itself a moment before
+    if status == 0:  # it ended by itself a moment before
         return None
     cost = lost(run_dir)
     said = [line for line in command.stderr.splitlines() if line.startswith("mru-rl:")]
     return judge(
-        f"{task.algorithm}: {signal.Signals(signum).name}", cost,
+        f"{task.algorithm}: {signal.Signals(signum).name}",
+        cost,
         "" if status == 128 + signum else f"exit status {status}",
         "" if len(said) == 1 and f"mru-rl resume {run_dir}" in said[0] else f"said {said}",
         "" if cost == (0, 0) else f"lost {cost}",
         difference(task, run_dir, reference),
-    )  # fmt: skip
+    )
 
 
 def signal_twice(task: Task, run_dir: Path, signum: int, reference: dict[str, Any]) -> Tried:
-    """Send a signal to a run whose update never ends, and a second one, which must end it at once."""
+    """Send a signal to a run whose update never ends, and a second one, which must stop it at once."""
     command = begin(task, run_dir, moment=Moment("write", "step_", 3))
     if not command.wait_for_moment():
         raise Failed(f"the run ended before its third checkpoint: {command.stderr[-2000:]}")
@@ -119,30 +123,28 @@ def signal_twice(task: Task, run_dir: Path, signum: int, reference: dict[str, An
 
 
 def _catches(command: Command, signum: int) -> bool:
-    """Whether the process handles a signal itself."""
+    """Return True if the process handles a signal itself."""
     status = Path(f"/proc/{command.pid}/status").read_text()
     caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
     return bool(int(caught.split()[1], 16) >> (signum - 1) & 1)
 
 
 def grid_words(folder: Path) -> list[str]:
-    """A benchmark of two cores, a job of about a second each."""
-    return [
-        "bench", "custom", "--env", "mru_rl/TMaze-v0", "--env-kwargs", "length=5", "--cores", "bmru", "mingru",
-        "--seeds", "1", "--trials", "1", "--steps", str(8 * 4 * UPDATES), "--episodes", "32", "--workers", "1",
-        "--settings", "num_envs=4", "minibatches=2", "segment=8", "epochs=1", "checkpoint_seconds=0",
-        "--out", str(folder),
-    ]  # fmt: skip
+    """Return the arguments of `mru-rl` for a benchmark of two cores, a job of about a second each."""
+    grid = "bench custom --env mru_rl/TMaze-v0 --env-kwargs length=5 --cores bmru mingru --seeds 1 --trials 1"
+    size = f"--steps {8 * 4 * UPDATES} --episodes 32 --workers 1"
+    settings = "--settings num_envs=4 minibatches=2 segment=8 epochs=1 checkpoint_seconds=0"
+    return [*f"{grid} {size} {settings} --out".split(), str(folder)]
 
 
 def grid_outcome(folder: Path) -> dict[str, Any]:
-    """What a grid came to and that does not depend on the clock."""
+    """Return what a grid came to and that does not depend on the clock."""
     kept = ("evaluations", "steps", "setting_name", "parameters")
     return {line["key"]: {name: line[name] for name in kept} for line in read_results(folder / "results.jsonl")}
 
 
 def complete_grid(folder: Path) -> dict[str, Any]:
-    """Run the benchmark, or what is missing of it."""
+    """Run the benchmark, or what is missing of it, and return its outcome."""
     complete(Command(grid_words(folder), output_of(folder)))
     return grid_outcome(folder)
 
@@ -175,13 +177,14 @@ def begin_grid(folder: Path) -> Command:
 
 
 def signal_grid(folder: Path, signum: int, reference: dict[str, Any]) -> Tried:
-    """Send a signal to a benchmark at work: it and its workers must end, and the same command must go on."""
+    """Send a signal to a benchmark at work: it and its workers must end, and the same command must resume it."""
     command = begin_grid(folder)
     status = command.end_with(signum)
     cost = _lost_of_grid(folder)
     return judge(
-        f"bench: {signal.Signals(signum).name}", cost,
+        f"bench: {signal.Signals(signum).name}",
+        cost,
         "" if status == 128 + signum else f"exit status {status}",
         "" if "the same command goes on" in command.stderr else f"said {command.stderr[-500:]!r}",
         "" if complete_grid(folder) == reference else "results differ",
-    )  # fmt: skip
+    )

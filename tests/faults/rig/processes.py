@@ -6,12 +6,12 @@ from pathlib import Path
 
 
 def descendants(pid: int) -> set[int]:
-    """All processes below one, itself not included."""
+    """Return the ids of all processes below one, itself not included."""
     below: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             name, _, rest = stat.read_text().rpartition(")")
-        except OSError:  # it ended meanwhile
+        except OSError:  # it has ended
             continue
         below.setdefault(int(rest.split()[1]), []).append(int(name.split()[0]))
     found: set[int] = set()
@@ -23,7 +23,7 @@ def descendants(pid: int) -> set[int]:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process is there and not waiting to be buried."""
+    """Return True if the process exists and is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):

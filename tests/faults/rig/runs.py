@@ -1,4 +1,4 @@
-"""Small runs to do harm to: how they are started, what they come to, and what a fault has cost them."""
+"""Small runs to harm: how they are started, what they come to, and what a fault cost them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mru_rl.agents.records.checkpoint import CheckpointError, list_checkpoints, load_checkpoint
-from mru_rl.agents.records.run import Run
+from mru_rl.agents.run import Run
 from rig.commands import Command
 
 CLOCK = ("seconds", "steps_per_second")
-"""What a record says of the clock on the wall: the rest is the same however often a run was stopped."""
+"""wall-clock fields of a record: all others are the same however often a run was stopped"""
 OPTIONS = {
     "ppo": "--segment 8 --minibatches 2 --epochs 1",
     "r2d2": "--segment 8 --sequence 4 --burn-in 2 --overlap 2 --batch 4 --learning-starts 6 --replay-sequences 20 "
@@ -32,47 +32,47 @@ class Task(NamedTuple):
     checkpoint_seconds: float = 0.0
 
     def words(self, run_dir: Path) -> list[str]:
-        """The command that starts it."""
-        options = OPTIONS[self.algorithm].split()
-        size = ["--num-envs", str(ENVS), "--hidden-size", "8", "--steps", str(8 * ENVS * UPDATES), "--device", "cpu"]
-        return [
-            "train", self.algorithm, "--env", self.env, "--core", self.core, "--seed", str(self.seed), *options, *size,
-            "--checkpoint-seconds", str(self.checkpoint_seconds), "--no-tensorboard", "--run-dir", str(run_dir),
-        ]  # fmt: skip
+        """Return the arguments of `mru-rl` that start it."""
+        task = (
+            f"train {self.algorithm} --env {self.env} --core {self.core} --seed {self.seed} {OPTIONS[self.algorithm]}"
+        )
+        size = f"--num-envs {ENVS} --hidden-size 8 --steps {8 * ENVS * UPDATES} --device cpu"
+        files = f"--checkpoint-seconds {self.checkpoint_seconds} --no-tensorboard --run-dir"
+        return [*f"{task} {size} {files}".split(), str(run_dir)]
 
     def __str__(self) -> str:
         return f"{self.algorithm} {self.core} {self.env}"
 
 
 class Lost(NamedTuple):
-    """What a fault cost. steps: env steps that will be taken again; bytes: what the disk holds in vain."""
+    """What a fault cost. steps: env steps that are taken again; bytes: what lies on disk without use."""
 
     steps: int
     bytes: int
 
 
 class Tried(NamedTuple):
-    """One fault: what was done, whether all that followed was as if it had not been, and what it cost."""
+    """One fault: what was done, if the run ended as if it had not happened, and what it cost."""
 
     fault: str
     survived: bool
     lost: Lost
     what: str = ""
-    """where it did not survive: what was wrong"""
+    """what was wrong, empty if it survived"""
 
 
 class Failed(RuntimeError):
-    """A command ended in another way than it should have."""
+    """A command did not end as it should."""
 
 
 def begin(task: Task, run_dir: Path, **options: Any) -> Command:
-    """Start a run, or go on with it where it has begun."""
+    """Start a run, or resume it if it has begun."""
     words = ["resume", str(run_dir)] if (run_dir / "config.json").is_file() else task.words(run_dir)
     return Command(words, output_of(run_dir), **options)
 
 
 def complete(command: Command, status: int = 0) -> Command:
-    """Wait for the end of a command. Raises Failed where it has another exit status."""
+    """Wait for the end of a command. Raises Failed if its exit status is another one."""
     found = command.join()
     if found != status:
         raise Failed(f"exit status {found} instead of {status}: {command.stderr[-2000:]}")
@@ -80,25 +80,25 @@ def complete(command: Command, status: int = 0) -> Command:
 
 
 def outcome(run_dir: Path) -> dict[str, Any]:
-    """All that a run came to and that does not depend on the clock: parameters, an evaluation, every record."""
+    """Return all that a run came to and that does not depend on the clock: parameters, an evaluation, every record."""
     words = ["eval", str(run_dir), "--episodes", "8", "--json"]
     found = json.loads(complete(Command(words, output_of(run_dir))).stdout)
-    return {"evaluation": found, "records": without_clock(Run(run_dir).metrics())}
+    return {"evaluation": found, "records": without_clock(Run(run_dir).records())}
 
 
 def unbroken(task: Task, run_dir: Path) -> dict[str, Any]:
-    """What a run comes to that nothing happens to."""
+    """Return what a run comes to if nothing happens to it."""
     complete(begin(task, run_dir))
     return outcome(run_dir)
 
 
 def without_clock(records: Sequence[dict[str, float]]) -> list[dict[str, float]]:
-    """Records without their wall-clock fields."""
+    """Return records without their wall-clock fields."""
     return [{name: value for name, value in record.items() if name not in CLOCK} for record in records]
 
 
 def lost(run_dir: Path) -> Lost:
-    """What going on from the newest intact checkpoint will leave behind."""
+    """Return what is lost if the run resumes from its newest intact checkpoint."""
     in_vain = sum(
         path.stat().st_size for folder in (run_dir, run_dir / "checkpoints") for path in folder.glob(".*.tmp")
     )
@@ -109,7 +109,7 @@ def lost(run_dir: Path) -> Lost:
             break
         except CheckpointError:
             in_vain += path.stat().st_size
-    records = Run(run_dir).metrics()
+    records = Run(run_dir).records()
     raw = Run(run_dir).metrics_file.read_text() if records else ""
     kept_bytes = sum(len(json.dumps(record)) + 1 for record in records if record["steps"] <= kept_steps)
     trained = records[-1]["steps"] if records else 0
@@ -117,7 +117,7 @@ def lost(run_dir: Path) -> Lost:
 
 
 def difference(task: Task, run_dir: Path, reference: dict[str, Any]) -> str:
-    """Let a run go to its end; how it differs from the unbroken one, empty where it does not."""
+    """Let a run go to its end and return how it differs from the unbroken one, "" if it does not."""
     try:
         complete(begin(task, run_dir))
         found = outcome(run_dir)
@@ -130,11 +130,11 @@ def difference(task: Task, run_dir: Path, reference: dict[str, Any]) -> str:
 
 
 def judge(fault: str, cost: Lost, *wrong: str) -> Tried:
-    """A fault is survived where nothing was wrong."""
+    """Return the verdict on a fault: survived if all of `wrong` are empty."""
     what = "; ".join(filter(None, wrong))
     return Tried(fault, not what, cost, what)
 
 
 def output_of(run_dir: Path) -> Path:
-    """Where the output of a run's commands goes: beside the directory the run is in, which may be full."""
+    """Return where the output of a run's commands goes: beside the directory the run is in, which may be full."""
     return run_dir.parent.with_name(f"{run_dir.parent.name}-output") / run_dir.name

@@ -1,8 +1,8 @@
-"""A run watched from outside for what grows: `python -m rig.soak --minutes 30 --out DIR`.
+"""Watch a run from outside for what grows: `python tests/faults/rig/soak.py --minutes 30 --out DIR`.
 
-Trains a small agent with `mru-rl train` in a process of its own until the time is up, and notes resident memory, open
+Trains a small agent with `mru-rl train` in a process of its own until the time is up, and records the resident memory, open
 files and threads of that process and all below it, and the size of metrics.jsonl. Writes samples.jsonl, soak.json and
-soak.png. Linux only: all of it is read in /proc.
+soak.png. Linux only: it reads /proc.
 """
 
 from __future__ import annotations
@@ -29,20 +29,30 @@ from mru_rl.agents.console.errors import require
 from mru_rl.agents.console.progress import Progress
 from mru_rl.agents.records.plots import save_atomically
 from mru_rl.agents.records.run import provenance, write_json
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # here `rig` is found
 from rig.processes import descendants
 
+_COMMAND = "python tests/faults/rig/soak.py"
 _RUN = (
     "--env popgym-RepeatFirstEasy-v0 --core bmru+mingru --steps 1000000000000 --num-envs 8 --segment 32 --hidden-size 16 "
     "--checkpoint-seconds 2"
 )
 _LEARNING = {"ppo": "--minibatches 2 --epochs 1", "r2d2": "--replay-sequences 200 --learning-starts 50"}
 _WARM_UP = 1 / 3
-"""Share of the time after which memory is to be flat: libraries load, allocators fill, replay and logs reach their size."""
+"""fraction of the time after which memory must be flat: libraries load, allocators fill, replay and logs reach their size"""
 
 
 class Sample(NamedTuple):
-    """What a run used at a moment: seconds since its start, updates, resident bytes, open files, threads and processes of
-    all its processes, bytes of metrics.jsonl."""
+    """What a run used at a moment.
+
+    seconds                    since its start
+    updates                    made so far
+    resident                   bytes of memory of all its processes
+    files, threads, processes  open files, threads, and processes, all its processes together
+    metrics_bytes              size of metrics.jsonl
+    """
 
     seconds: float
     updates: int
@@ -54,7 +64,7 @@ class Sample(NamedTuple):
 
 
 def sample(pid: int, run: Path, seconds: float) -> Sample:
-    """What a run's processes use now."""
+    """Return what a run's processes use now."""
     resident = files = threads = processes = 0
     for process in {pid} | descendants(pid):
         place = Path(f"/proc/{process}")
@@ -63,20 +73,25 @@ def sample(pid: int, run: Path, seconds: float) -> Sample:
             files += len(os.listdir(place / "fd"))
             threads += len(os.listdir(place / "task"))
             processes += 1
-        except OSError:  # it ended meanwhile
+        except OSError:  # it has ended
             continue
     metrics = run / "metrics.jsonl"
     lines = metrics.read_text().splitlines() if metrics.is_file() else []
     return Sample(
-        round(seconds, 3), json.loads(lines[-1])["updates"] if lines else 0, resident, files, threads, processes,
-        metrics.stat().st_size if lines else 0,
-    )  # fmt: skip
+        seconds=round(seconds, 3),
+        updates=json.loads(lines[-1])["updates"] if lines else 0,
+        resident=resident,
+        files=files,
+        threads=threads,
+        processes=processes,
+        metrics_bytes=metrics.stat().st_size if lines else 0,
+    )
 
 
 def watch(out: Path, minutes: float, algorithm: str = "ppo", words: Sequence[str] = ()) -> list[Sample]:
-    """Train until the time is up, then interrupt; words: options of `mru-rl train` beside those of the small run.
+    """Train until the time is up, then interrupt. words: options of `mru-rl train` beside those of the small run.
 
-    Raises ValueError where the directory is not empty, and where the run ends by itself before.
+    Raises ValueError if the directory is not empty or the run ends by itself too early.
     """
     require(minutes > 0, f"--minutes must be positive, got {minutes}")
     require(not out.exists() or not any(out.iterdir()), f"--out {out} is not empty; give another directory")
@@ -116,7 +131,10 @@ def watch(out: Path, minutes: float, algorithm: str = "ppo", words: Sequence[str
 
 
 def summary(samples: list[Sample]) -> dict[str, float]:
-    """What grew after warm-up. memory_slope: bytes per 1,000 updates, least squares; *_growth: last minus first."""
+    """Return what grew after warm-up. memory_slope: bytes per 1,000 updates, least squares; *_growth: last minus first.
+
+    Raises ValueError if there are fewer than 9 samples, or no update after warm-up.
+    """
     require(len(samples) >= 9, f"a soak needs at least 9 samples, got {len(samples)}; give more --minutes")
     kept = samples[int(len(samples) * _WARM_UP) :]
     first, last = kept[0], kept[-1]
@@ -137,7 +155,7 @@ def summary(samples: list[Sample]) -> dict[str, float]:
 
 
 def report(found: dict[str, float]) -> str:
-    """The summary in words."""
+    """Return the summary in words."""
     mib = 2**20
     return (
         f"{found['updates']:,.0f} updates in {found['minutes']:g} minutes, after the first third:\n"
@@ -151,7 +169,7 @@ def report(found: dict[str, float]) -> str:
 
 
 def draw(samples: list[Sample], path: Path, title: str) -> None:
-    """Memory, and open files and threads, against updates, warm-up shaded. Writes a PNG."""
+    """Plot memory, and open files and threads, against updates, warm-up shaded. Writes a PNG."""
     figure, (memory, counts) = plt.subplots(2, 1, figsize=(7, 5), sharex=True, layout="constrained")
     updates = [s.updates for s in samples]
     memory.plot(updates, [s.resident / 2**20 for s in samples], color="#0b6e99")
@@ -171,11 +189,13 @@ def draw(samples: list[Sample], path: Path, title: str) -> None:
 
 
 def main(words: list[str] | None = None) -> None:
-    """Entry point of `python -m rig.soak`."""
+    """Entry point of `python tests/faults/rig/soak.py`."""
     parser = argparse.ArgumentParser(
-        prog="python -m rig.soak", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog=_COMMAND,
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="All other options go to `mru-rl train`.",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--out", type=Path, required=True, help="new directory for the run, its samples, soak.json and soak.png"
     )
@@ -188,7 +208,7 @@ def main(words: list[str] | None = None) -> None:
     except ValueError as error:
         parser.error(str(error))
     made = provenance("cpu")
-    made["command"] = shlex.join(["python", "-m", "rig.soak", *(sys.argv[1:] if words is None else words)])
+    made["command"] = f"{_COMMAND} {shlex.join(sys.argv[1:] if words is None else words)}"
     of_run = [*_RUN.split(), *_LEARNING[args.algorithm].split(), *rest]
     write_json(args.out / "soak.json", {"algorithm": args.algorithm, "options": of_run, **found} | made)
     draw(

@@ -1,4 +1,4 @@
-"""What a start for long memories changes, seen from outside: which units still show a first input after many steps."""
+"""What init_for_horizon changes, seen from outside: which units still show a first input after many steps."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def build(name: str, seed: int) -> nn.Module:
 
 
 @pytest.mark.parametrize("name", sorted(set(list_cells()) - WITHOUT))
-def test_a_long_start_keeps_more_of_a_first_input(name):
+def test_a_cell_initialised_for_a_long_horizon_keeps_more_of_a_first_input(name):
     cells = [build(name, seed) for seed in range(8)]
     short = sum(map(lasting_units, cells)) / len(cells)
     for cell in cells:
-        cell.remember(HORIZON)
+        cell.init_for_horizon(HORIZON)
     long = sum(map(lasting_units, cells)) / len(cells)
     if issubclass(get_cell(name), MRU) and get_cell(name).carry == 1:
         assert short == long == 1.0, "a cumulative state forgets nothing anyway"
@@ -51,20 +51,22 @@ def test_a_long_start_keeps_more_of_a_first_input(name):
 
 
 @pytest.mark.parametrize("name", sorted(WITHOUT))
-def test_a_cell_without_a_long_start_keeps_the_one_it_has(name):
+def test_a_cell_without_such_an_initialisation_keeps_the_one_it_has(name):
     cell = build(name, 0)
     before = copy.deepcopy(cell.state_dict())
-    cell.remember(HORIZON)
+    cell.init_for_horizon(HORIZON)
     assert all(torch.equal(before[key], value) for key, value in cell.state_dict().items())
 
 
 def test_a_core_passes_the_horizon_to_every_cell(monkeypatch):
     asked = []
-    monkeypatch.setattr(Cell, "remember", lambda self, horizon: asked.append((self.name, horizon)))
+    monkeypatch.setattr(Cell, "init_for_horizon", lambda self, horizon: asked.append((self.name, horizon)))
     core = make_core([["elman", "mlp"], ["framestack"]], 3, 16, state_size=16)
-    core.remember(77.0)
+    core.init_for_horizon(77.0)
     assert {name for name, _ in asked} >= {"elman", "mlp", "framestack"}
     assert {horizon for _, horizon in asked} == {77.0}
+    with pytest.raises(ValueError, match="at least 1, got 0.5"):
+        core.init_for_horizon(0.5)
 
 
 def test_spans_and_chrono_biases_reach_to_the_horizon():
