@@ -49,12 +49,21 @@ def raising() -> Iterator[Request]:
 
 @contextlib.contextmanager
 def waiting() -> Iterator[Request]:
-    """Inside, the first SIGINT or SIGTERM is noted in the request this gives; the second ends the process at once."""
+    """Inside, the first SIGINT or SIGTERM is noted in the request this gives.
+
+    The second one ends the process at once; where Python's own handler stood before, as in a script or a notebook of
+    somebody's, that gets it: a KeyboardInterrupt, which leaves the notebook's process alive.
+    """
     request = Request()
+    before = {ending: signal.getsignal(ending) for ending in ENDING}
 
     def note(signum: int, frame: Any) -> None:
-        _restore_system()
         request.signum = signum
+        if before[signal.SIGINT] is signal.default_int_handler:
+            for ending, handler in before.items():
+                signal.signal(ending, handler)
+        else:
+            _restore_system()
 
     with _handled_by(note):
         yield request

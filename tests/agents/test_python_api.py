@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -176,6 +177,26 @@ def test_errors_name_the_field_and_the_command_line_puts_dashes_before_it():
         PPOConfig(num_envs=4, minibatches=3)
     with pytest.raises(ValueError, match="env must be an env id"):
         PPOConfig(env=3)
+
+
+def test_ctrl_c_ends_a_run_with_a_checkpoint_and_a_second_one_is_pythons_own(config):
+    def press(training):
+        if training.steps == 128:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt, match=r"stopped after 128 of 512 steps, with a checkpoint; `mru-rl resume"):
+        quiet(config(), callbacks=[press])
+    run = Run.open(config().run_dir)
+    assert run.checkpoint()["steps"] == 128
+
+    def press_twice(training):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        resume(run, progress=False, callbacks=[press_twice])
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert resume(run, progress=False).records()[-1]["steps"] == 512
 
 
 def test_it_trains_in_a_thread(config):
