@@ -61,7 +61,7 @@ def python(request, tmp_path_factory) -> tuple[str, dict[str, str]]:
     ).stdout.strip()
     # torch and the rest are those of this environment: another gigabyte would prove nothing more
     Path(purelib, "shared.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
-    install = [str(own), "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", str(OUTSIDE)]
+    install = [str(own), "-m", "pip", "install", "-q", "--no-deps", str(OUTSIDE)]
     subprocess.run(install, check=True)
     return str(own), environment
 
