@@ -200,7 +200,8 @@ class _SentPolicy(RecurrentPolicy):
 
 def _arrived(imports: tuple[str, ...], parts: bytes) -> _SentPolicy:
     import_modules(imports)
-    return _SentPolicy(*pickle.loads(parts), imports)
+    policy, head, generator = pickle.loads(parts)
+    return _SentPolicy(policy, head, generator, imports)
 
 
 def _remote_env(
