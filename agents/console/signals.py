@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 ENDING = (signal.SIGINT, signal.SIGTERM)
+SYSTEM = dict.fromkeys(ENDING, signal.SIG_DFL)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -39,7 +40,7 @@ def raising() -> Iterator[Request]:
     request = Request()
 
     def cut_short(signum: int, frame: Any) -> None:
-        _restore_system()
+        _give_back(SYSTEM)
         request.signum = signum
         raise Interrupted(signum)
 
@@ -59,11 +60,7 @@ def waiting() -> Iterator[Request]:
 
     def note(signum: int, frame: Any) -> None:
         request.signum = signum
-        if before[signal.SIGINT] is signal.default_int_handler:
-            for ending, handler in before.items():
-                signal.signal(ending, handler)
-        else:
-            _restore_system()
+        _give_back(before if before[signal.SIGINT] is signal.default_int_handler else SYSTEM)
 
     with _handled_by(note):
         yield request
@@ -74,14 +71,14 @@ def exit_status(error: KeyboardInterrupt, request: Request) -> int:
     return 128 + (error.signum if isinstance(error, Interrupted) else request.signum or signal.SIGINT)
 
 
-def _restore_system() -> None:
-    """Give the signals back to the system. One that came together with the first belongs to it: Python is to take it before,
-    since it complains of a signal that waits and has no handler any more."""
+def _give_back(handlers: Mapping[signal.Signals, Any]) -> None:
+    """Give the signals back to these handlers. One that came together with the first belongs to it: Python is to take it
+    before, since it complains of a signal that waits and has no handler any more."""
     for ending in ENDING:
         signal.signal(ending, lambda signum, frame: None)
     signal.raise_signal(ENDING[0])
-    for ending in ENDING:
-        signal.signal(ending, signal.SIG_DFL)
+    for ending, handler in handlers.items():
+        signal.signal(ending, handler)
 
 
 @contextlib.contextmanager

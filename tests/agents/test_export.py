@@ -86,7 +86,7 @@ def test_the_file_beside_it_says_what_goes_in_and_comes_out(tmp_path):
 
 def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(tmp_path):
     agent = trained(PPOConfig, "mru_rl/TMaze-v0", {"length": 9}, "bmru+lru", {}, tmp_path)
-    with pytest.raises(ValueError, match="complex numbers, and lru needs them"):
+    with pytest.raises(ValueError, match="no complex numbers, which lru needs"):
         export_onnx(agent, tmp_path / "agent.onnx")
     with pytest.raises(ValueError, match="in a folder that exists"):
         export_onnx(agent, tmp_path / "absent" / "agent.onnx")

@@ -162,7 +162,7 @@ def test_npz_holds_all_of_the_episode_under_its_documented_names(trained, tmp_pa
         "env": "mru_rl/TMaze-v0",
         "env_kwargs": {"length": 9},
         "core": "bmru+mingru",
-        "train_seed": run.config()["seed"],
+        "train_seed": run.config.seed,
         "trained_steps": 1024,
         "episode": 2,
         "return": episode.total,
