@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from mru_rl.agents.records.loggers import Logger, list_loggers, register_logger
     from mru_rl.agents.run import Run
     from mru_rl.agents.trainer import Trainer
-    from mru_rl.agents.training import Training, resume, train
+    from mru_rl.agents.training import resume, train
+    from mru_rl.agents.training_loop import Training
 
 _HOME = {
     "Agent": "agent",
@@ -48,7 +49,7 @@ _HOME = {
     "Task": "config",
     "TrainConfig": "config",
     "Trainer": "trainer",
-    "Training": "training",
+    "Training": "training_loop",
     "list_algorithms": "algorithms",
     "list_loggers": "records.loggers",
     "load": "agent",

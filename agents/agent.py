@@ -212,19 +212,26 @@ class Agent:
 
         Raises OSError where it cannot be written.
         """
-        content = {
-            "kind": AGENT_KIND,
-            "made_by": made_by(self.config),
-            "config": to_json(self.config),
-            "spaces": self.spaces,
-            "steps": self.steps,
-            "policy": self.policy.state_dict(),
-        }
-        save_checkpoint(Path(path), content)
+        save_agent(Path(path), self.config, self.policy, self.spaces, self.steps)
 
     def __repr__(self) -> str:
         config = self.config
         return f"Agent({config.algorithm} {config.core} on {env_name(config.env)}, {self.steps:,} steps, {self.device})"
+
+
+def save_agent(
+    path: Path, config: TrainConfig, policy: Policy, spaces: dict[str, Any], steps: int, **more: Any
+) -> None:
+    """Write an agent file, as `Agent.save`. more: what else it is to hold."""
+    content = {
+        "kind": AGENT_KIND,
+        "made_by": made_by(config),
+        "config": to_json(config),
+        "spaces": spaces,
+        "steps": steps,
+        "policy": policy.state_dict(),
+    }
+    save_checkpoint(path, content | more)
 
 
 def load(path: Any, *, checkpoint: str = "last", device: str | None = None) -> Agent:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mru_rl.agents.evaluate import Evaluation
-    from mru_rl.agents.training import Training
+    from mru_rl.agents.training_loop import Training
 
 
 class Callback:

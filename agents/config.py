@@ -19,6 +19,8 @@ from mru_rl.agents.console.errors import require
 if TYPE_CHECKING:
     from typing_extensions import Self  # Python 3.10 has none of its own
 
+EVALUATION_SEED = 1_000_003
+"""Seed of evaluation envs, unless another is given; not that of training."""
 Chosen = tuple[Any, str]
 """A value and the reason for it."""
 
@@ -292,8 +294,11 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-GROUPS = ("task", "memory", "learning", "run", "faults")
-"""The groups of options, in the order in which help shows them."""
+GROUPS: Mapping[str, str] = {
+    kind.group: (kind.__doc__ or "").rstrip(".")
+    for kind in (TaskOptions, MemoryOptions, LearningOptions, RunOptions, FaultOptions)
+}
+"""The groups of options and what each is about, in the order in which help shows them."""
 
 
 def groups(kind: type[TrainConfig]) -> dict[str, list[str]]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from mru_rl.agents.agent import Agent, load
 from mru_rl.agents.build import for_evaluation, make_env, rows_of, torch_settings
-from mru_rl.agents.config import TrainConfig, env_name
+from mru_rl.agents.config import EVALUATION_SEED, TrainConfig, env_name
 from mru_rl.agents.console.errors import require
 from mru_rl.agents.console.progress import Progress
 from mru_rl.agents.nets.heads import ActionHead
@@ -29,9 +29,6 @@ from mru_rl.agents.records.run import RunDirectory
 from mru_rl.envs import AgentInput
 from mru_rl.envs.base import NonFiniteError
 from mru_rl.envs.scores import has_score, normalised_score, scale
-
-EVALUATION_SEED = 1_000_003
-"""Seed of evaluation envs, unless another is given; not that of training."""
 
 STRETCH_NUMBERS = 2**18
 """(step, unit) pairs of a stretch, 1 MiB a tensor: measured on one EPYC core with three cores, 2^17 to 2^19 are fastest."""
@@ -286,7 +283,7 @@ def evaluate_agent(
     config: TrainConfig,
     steps: int,
 ) -> Evaluation:
-    """Whole episodes of an agent in an env, with all that is said of them.
+    """Whole episodes of an agent in an env, with all that is said of them. episodes: rounded up to fill the env's rows.
 
     Raises ValueError for a sample of a policy that values actions.
     """
@@ -295,6 +292,7 @@ def evaluate_agent(
         f"{{sample}} draws actions from a policy's probabilities, and the network of {config.algorithm} gives values; leave "
         "it out",
     )
+    episodes = -(-episodes // env.num_envs) * env.num_envs
     if env.can_unroll and not sample:
         found = evaluate_open_loop(policy, head, env, episodes, show=progress)
     else:
@@ -348,7 +346,7 @@ def evaluate_run(
                 agent.policy,
                 agent.head,
                 made,
-                -(-episodes // rows) * rows,
+                episodes,
                 sample=sample,
                 seed=seed,
                 progress=progress,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mru_rl.agents.agent import Agent
 from mru_rl.agents.config import env_name
-from mru_rl.agents.console.errors import require
+from mru_rl.agents.console.errors import require, require_package
 from mru_rl.agents.evaluate import params_sha256
 from mru_rl.agents.records.checkpoint import write_atomically
 from mru_rl.envs.encoding import Encoding
@@ -36,7 +36,7 @@ def export_onnx(agent: Agent, path: str | Path) -> Path:
         path.parent.is_dir() and not path.is_dir(), f"{{out}} is the file to write, in a folder that exists, got {path}"
     )
     for package in ("onnx", "onnxscript"):
-        _require_package(package)
+        require_package(package, "export", "export")
     agent.core.require_exportable()
     step = agent.step.eval()
     sees_reward = step.rules.previous_reward
@@ -105,9 +105,3 @@ def _example(agent: Agent, rows: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         torch.zeros(rows, dtype=torch.bool),
         torch.zeros(rows),
     )
-
-
-def _require_package(name: str) -> None:
-    from importlib.util import find_spec
-
-    require(find_spec(name) is not None, f"export needs the package {name}; run `pip install 'mru_rl[export]'`")

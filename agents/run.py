@@ -7,7 +7,7 @@ from typing import Any
 
 from mru_rl.agents.agent import Agent, load
 from mru_rl.agents.algorithms import config_from_json
-from mru_rl.agents.config import TrainConfig
+from mru_rl.agents.config import EVALUATION_SEED, TrainConfig
 from mru_rl.agents.evaluate import Evaluation, evaluate_run
 from mru_rl.agents.records.run import RunDirectory
 
@@ -38,7 +38,7 @@ class Run(RunDirectory):
         env: Any = None,
         env_kwargs: dict[str, Any] | None = None,
         episodes: int | None = None,
-        seed: int = 1_000_003,
+        seed: int = EVALUATION_SEED,
         sample: bool = False,
         checkpoint: str = "last",
         device: str | None = None,

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from mru_rl.agents.build import torch_settings
-from mru_rl.agents.console.errors import require
-from mru_rl.agents.evaluate import EVALUATION_SEED, act, load_agent
+from mru_rl.agents.config import EVALUATION_SEED
+from mru_rl.agents.console.errors import require, require_package
+from mru_rl.agents.evaluate import act, load_agent
 from mru_rl.agents.records.run import RunDirectory
 from mru_rl.envs import list_ids
 
@@ -35,7 +36,7 @@ def record_video(
     require(kind in (".gif", ".mp4"), f"{{video}} is a GIF or MP4 file to write, got {path}; end its name in .gif")
     require(path.parent.is_dir(), f"{{video}} goes into a folder that exists, got {path}; make it first")
     if kind == ".mp4":
-        _require_moviepy()
+        require_package("moviepy", "video", "an MP4", ", or write a .gif")
     env_id = run.config_values()["env"]
     require(
         env_id not in list_ids(),
@@ -68,11 +69,3 @@ def _write(frames: list[np.ndarray], path: Path) -> None:
 
     first, *rest = (Image.fromarray(frame) for frame in frames)
     first.save(path, save_all=True, append_images=rest, duration=1000 // FRAMES_PER_SECOND, loop=0)
-
-
-def _require_moviepy() -> None:
-    from importlib.util import find_spec
-
-    require(
-        find_spec("moviepy") is not None, "an MP4 needs moviepy; run `pip install 'mru_rl[video]'`, or write a .gif"
-    )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from torch import Tensor, nn
 
 from mru_rl.agents.acting.rollout import Rollout
+from mru_rl.agents.console.errors import OptionError
 from mru_rl.agents.nets.networks import PolicyOutput
 from mru_rl.envs.base import NonFiniteError, Step
 
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 
 STATE_BOUND = 1e6
 """A memory state larger than this has exploded: float32 is down to steps of 1/16 there, and finer writes are lost."""
+
+
+class BadNumberError(OptionError, NonFiniteError):
+    """A NonFiniteError whose message names options, as an OptionError does."""
 
 
 class Guard:
@@ -111,9 +116,9 @@ class Guard:
         """Rows (bool [B]) where a segment's step showed a bad number. Raises NonFiniteError naming the first, unless they
         are to be dropped."""
         if not self.drops:
-            raise NonFiniteError(
+            raise BadNumberError(
                 f"env {env_id}: {what} in row {int(bad.nonzero()[0])}, step {step} of the segment; mend the env or clip what it "
-                "returns, or have such rows left out with --on-nonfinite drop"
+                "returns, or have such rows left out with {on_nonfinite} drop"
             )
 
     def clip(self, policy: nn.Module, max_norm: float, parts: dict[str, Tensor]) -> Tensor | None:
@@ -127,9 +132,9 @@ class Guard:
             nn.utils.clip_grads_with_norm_(policy.parameters(), max_norm, norm)
             return norm
         if not self.drops:
-            raise NonFiniteError(
-                f"{_first_bad(parts) or _bad_gradient(policy)}; no parameter was changed by it: lower --learning-rate, clip the "
-                "env's rewards and observations, or have such steps skipped with --on-nonfinite drop"
+            raise BadNumberError(
+                f"{_first_bad(parts) or _bad_gradient(policy)}; no parameter was changed by it: lower {{learning_rate}}, clip the "
+                "env's rewards and observations, or have such steps skipped with {on_nonfinite} drop"
             )
         self.skipped_steps += 1
         return None
@@ -160,8 +165,8 @@ def require_finite_parameters(policy: nn.Module) -> None:
         return
     for name, parameter in parameters.items():
         if not parameter.isfinite().all():
-            raise NonFiniteError(
-                f"parameter {name} is no longer finite after an update; lower --learning-rate or --max-grad-norm, and go on "
+            raise BadNumberError(
+                f"parameter {name} is no longer finite after an update; lower {{learning_rate}} or {{max_grad_norm}}, and go on "
                 "from a checkpoint"
             )
 

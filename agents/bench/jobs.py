@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from mru_rl.agents import training
 from mru_rl.agents.algorithms import config_class
-from mru_rl.agents.config import TrainConfig
+from mru_rl.agents.config import EVALUATION_SEED, TrainConfig
 from mru_rl.agents.console.imports import import_modules, imported
 from mru_rl.agents.evaluate import Episodes, evaluate_run
 from mru_rl.agents.inspection.inspect_run import inspect_run
@@ -23,7 +23,6 @@ from mru_rl.agents.run import Run
 from mru_rl.agents.trainer import Trainer
 from mru_rl.blocks.budget import count_parameters
 
-EVALUATION_SEED = 1_000_003
 CURVE_POINTS = 100
 RUNNING = "running"
 

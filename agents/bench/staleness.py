@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from mru_rl.agents.bench.grid import run_table
-from mru_rl.agents.bench.jobs import EVALUATION_SEED, Job, Point, finished, running_dir, told
+from mru_rl.agents.bench.jobs import Job, Point, finished, running_dir, told
 from mru_rl.agents.bench.options import GridOptions, command_line, read_options, require_positive
 from mru_rl.agents.build import make_env
+from mru_rl.agents.config import EVALUATION_SEED
 from mru_rl.agents.console.errors import require
 from mru_rl.agents.evaluate import evaluate
 from mru_rl.agents.r2d2.config import R2D2Config

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from mru_rl.agents.config import GROUPS, TrainConfig, field_docs, field_types, groups
-from mru_rl.agents.console.errors import flag, require
+from mru_rl.agents.config import EVALUATION_SEED, GROUPS, TrainConfig, field_docs, field_types, groups
+from mru_rl.agents.console.errors import flag, nearest, require
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -28,7 +28,7 @@ class EvalArgs:
     """options of the env to change, as name=value: --env-kwargs length=100000"""
     checkpoint: str = "last"
     """last, best (by evaluation, of a run with --eval-every), or step_N"""
-    seed: int = 1_000_003
+    seed: int = EVALUATION_SEED
     """seed of the evaluation envs, not that of training"""
     sample: bool = False
     """draw actions from the policy instead of taking the most likely one"""
@@ -146,13 +146,6 @@ class CoresArgs:
     """real numbers of state per layer; hidden_size where not given"""
 
 
-_HEADS = {
-    "task": "The env, and what the agent sees of it",
-    "memory": "The recurrent core",
-    "learning": "How much experience, and what is made of it",
-    "run": "Where and how it runs, what is kept, and when it ends",
-    "faults": "What happens when something goes wrong",
-}
 _TYPED = {"env": str}
 """What is typed for a field that holds more in Python."""
 
@@ -162,7 +155,7 @@ def config_schema(kind: type[TrainConfig]) -> Any:
     hints, docs = field_types(kind), field_docs(kind)
     specs = {spec.name: spec for spec in dataclasses.fields(kind)}
     members = []
-    for group in GROUPS:
+    for group, head in GROUPS.items():
         rows = []
         for name in groups(kind)[group]:
             hint: Any = Annotated[
@@ -172,9 +165,7 @@ def config_schema(kind: type[TrainConfig]) -> Any:
             made = dataclasses.field(default_factory=factory) if default is dataclasses.MISSING else default
             rows.append((name, hint, made))
         cls = dataclasses.make_dataclass(group, rows, frozen=True, kw_only=True)
-        members.append(
-            (group, Annotated[cls, tyro.conf.arg(help=_HEADS[group])], dataclasses.field(default_factory=cls))
-        )
+        members.append((group, Annotated[cls, tyro.conf.arg(help=head)], dataclasses.field(default_factory=cls)))
     schema = dataclasses.make_dataclass(kind.__name__, members)
     schema.__doc__ = kind.__doc__
     return schema
@@ -234,8 +225,6 @@ ELSEWHERE = {
 
 def hint(name: str, options: Iterable[str]) -> str:
     """The option that somebody who typed `name` may have meant, as a question; "" where none comes to mind."""
-    from mru_rl.agents.console.errors import nearest
-
     known = set(options)
     here = ELSEWHERE.get(name.replace("_", "-"))
     return f"did you mean {here}? " if here in known else nearest(name, known)

@@ -113,17 +113,11 @@ def _without_imports(words: list[str]) -> list[str]:
 def _train(words: list[str]) -> None:
     import dataclasses
 
-    from mru_rl.agents.algorithms import config_class, list_algorithms
+    from mru_rl.agents.algorithms import config_class
 
     algorithm = "ppo"
     if words and not words[0].startswith("-"):
         algorithm, *words = words
-        if algorithm not in list_algorithms():
-            known = list_algorithms()
-            _fail(
-                f"there is no algorithm {algorithm!r}; {nearest(algorithm, known)}algorithms are {', '.join(known)}; one of "
-                "your own is registered by a module named with --import"
-            )
     kind = config_class(algorithm)
     config = _parse_config(kind, words, f"mru-rl train {algorithm}")
     from mru_rl.agents.training import default_run_dir, train

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from importlib.util import find_spec
 
 _FIELD = re.compile(r"\{([a-z]\w*)\}")
 
@@ -33,6 +34,17 @@ def require(holds: bool, message: str) -> None:
     """Raise OptionError(message), a ValueError, unless it holds."""
     if not holds:
         raise OptionError(message)
+
+
+def require_package(name: str, extra: str, what: str, otherwise: str = "") -> None:
+    """Raise OptionError unless a package that comes with an extra is installed.
+
+    what: needs it; otherwise: the end of the message, how to do without.
+    """
+    require(
+        find_spec(name) is not None,
+        f"{what} needs the package {name}; run `pip install 'mru_rl[{extra}]'`{otherwise}",
+    )
 
 
 def flag(name: str) -> str:

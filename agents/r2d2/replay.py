@@ -140,7 +140,7 @@ class SequenceReplay:
         count, kept = saved["count"], len(saved["sampler"]["priority"])
         require(
             kept == self.capacity,
-            f"replay keeps {self.capacity} sequences, the saved one kept {kept}; set --replay-sequences to what it was",
+            f"replay keeps {self.capacity} sequences, the saved one kept {kept}; set {{replay_sequences}} to what it was",
         )
         expected = like.flatten_keys()
         for name in sorted({*expected.keys(), *saved["sequences"]} if count else ()):
@@ -151,7 +151,7 @@ class SequenceReplay:
                 shapes[0] == shapes[1],
                 f"{name} of replayed sequences is {_said(shapes[0])} in this run and {_said(shapes[1])} in the saved replay: "
                 "another core, sequence length or env filled it; resume with the config.json it was saved with, or drop it "
-                "with --no-save-replay",
+                "with save_replay=False (--no-save-replay)",
             )
         self._buffer.empty()
         if count:

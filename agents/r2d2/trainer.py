@@ -239,7 +239,7 @@ class R2D2Trainer(Trainer):
             require(
                 _LEAST_SCALE < scale < 1 / _LEAST_SCALE,
                 f"rewards of {self.env.id} are of size {size:.3g}, which float32 cannot bring to size 1; scale them in the env, "
-                "or give --reward-scale",
+                "or give {reward_scale}",
             )
         self.policy.reward_scale.fill_(scale)
         self.learner.sync_target()

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from mru_rl.agents.console.errors import OptionError
 from mru_rl.agents.console.streams import warn
 
 FORMAT = 1
@@ -20,7 +21,7 @@ _MAGIC = b"mru_rl checkpoint "
 _DIGITS = 12
 
 
-class CheckpointError(ValueError):
+class CheckpointError(OptionError):
     """A file that is no intact checkpoint of this library and version."""
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from mru_rl.agents.console.errors import nearest
+from mru_rl.agents.console.errors import OptionError, nearest, require_package
 from mru_rl.agents.records.checkpoint import write_atomically
 from mru_rl.agents.records.metrics import tag_of
 
@@ -112,7 +112,7 @@ def _csv(path: Path, config: dict[str, Any], steps: int) -> Logger:
 
 
 def _wandb(path: Path, config: dict[str, Any], steps: int) -> Logger:
-    _require_package("wandb")
+    require_package("wandb", "wandb", "{logger} wandb", ", or leave it out")
     from torchrl.record.loggers.wandb import WandbLogger
 
     name = f"{config['algorithm']}-{config['env']}-{config['core']}-{config['seed']}"
@@ -121,7 +121,7 @@ def _wandb(path: Path, config: dict[str, Any], steps: int) -> Logger:
 
 
 def _mlflow(path: Path, config: dict[str, Any], steps: int) -> Logger:
-    _require_package("mlflow")
+    require_package("mlflow", "mlflow", "{logger} mlflow", ", or leave it out")
     import mlflow
     from torchrl.record.loggers.mlflow import MLFlowLogger
 
@@ -183,16 +183,7 @@ def make_logger(name: str, path: Path, config: dict[str, Any], steps: int) -> Lo
 def check_logger(name: str) -> None:
     """Raises ValueError with the nearest name for a logger that is not there."""
     if name not in _LOGGERS:
-        raise ValueError(
+        raise OptionError(
             f"there is no logger {name!r}; {nearest(name, _LOGGERS)}loggers are {', '.join(_LOGGERS)}, and those that a "
-            "module named with --import registers"
-        )
-
-
-def _require_package(name: str) -> None:
-    from importlib.util import find_spec
-
-    if find_spec(name) is None:
-        raise ValueError(
-            f"--logger {name} needs the package {name}; run `pip install 'mru_rl[{name}]'`, or leave it out"
+            "module named with {imports} registers"
         )

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mru_rl
+from mru_rl.agents.console.errors import OptionError
 from mru_rl.agents.console.streams import warn
 from mru_rl.agents.records.checkpoint import (
     CheckpointError,
@@ -53,7 +54,7 @@ class RunDirectory:
         cls.check_free(Path(path))
         run = cls(path)
         run.checkpoints.mkdir(parents=True, exist_ok=True)
-        with exclusive_lock(run.path, "give another --run-dir"):
+        with exclusive_lock(run.path, "give another {run_dir}"):
             cls.check_free(run.path)  # once more: another process may have been quicker
             delete_leftovers(run.path)
             write_json(run.path / "provenance.json", provenance(device) | {"seed": config["seed"]})
@@ -65,8 +66,8 @@ class RunDirectory:
     def check_free(path: Path) -> None:
         """Raises ValueError where a directory cannot be used for a new run; what a start that was killed left can."""
         if path.exists() and not (path.is_dir() and _is_unborn(path)):
-            raise ValueError(
-                f"run directory {path} exists; continue it with `mru-rl resume {path}`, or give another --run-dir"
+            raise OptionError(
+                f"run directory {path} exists; continue it with `mru-rl resume {path}`, or give another {{run_dir}}"
             )
 
     @classmethod
@@ -113,7 +114,7 @@ class RunDirectory:
             raise CheckpointError(f"a checkpoint is last, best or step_N, got {which!r}")
         if not path.is_file():
             there = ", ".join(f"step_{steps_of(path)}" for path in list_checkpoints(self.checkpoints)) or "none"
-            best = "best" if self.best.is_file() else "no best (train with --eval-every to keep one)"
+            best = "best" if self.best.is_file() else "no best (train with {eval_every} to keep one)"
             raise CheckpointError(f"{self.path} has no checkpoint {which}; it has {there}, and {best}")
         return load_checkpoint(path)
 
@@ -160,7 +161,7 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 @contextlib.contextmanager
-def exclusive_lock(folder: Path, advice: str = "wait for it, or give another --out") -> Iterator[None]:
+def exclusive_lock(folder: Path, advice: str = "wait for it, or give another {out}") -> Iterator[None]:
     """Work in a folder alone; the lock ends with the process, however that ends. Raises ValueError where another holds it."""
     path = folder / ".lock"
     while True:
@@ -168,7 +169,7 @@ def exclusive_lock(folder: Path, advice: str = "wait for it, or give another --o
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise ValueError(f"another process is at work in {folder}; {advice}") from None
+                raise OptionError(f"another process is at work in {folder}; {advice}") from None
             except OSError as error:
                 if error.errno not in _NO_LOCKS:
                     raise

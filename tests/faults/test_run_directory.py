@@ -115,7 +115,7 @@ def test_of_two_runs_begun_in_one_directory_at_once_one_writes_there(tmp_path, s
     path.mkdir()
     with (
         exclusive_lock(path),
-        pytest.raises(ValueError, match="another process is at work in .*; give another --run-dir"),
+        pytest.raises(ValueError, match="another process is at work in .*; give another run_dir"),
     ):
         Run.create(path, *made)
     assert not (path / "config.json").exists()

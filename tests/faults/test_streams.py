@@ -19,7 +19,7 @@ _TRAIN = """
     train ppo --env mru_rl/TMaze-v0 --env-kwargs length=5 --num-envs 4 --hidden-size 4 --steps 2000 --no-tensorboard
 """
 TRAIN = _TRAIN.split()
-SCRIPT = "import sys; from mru_rl.agents import training; from mru_rl.agents.cli import main as cli; training._LOG_SECONDS = 0; cli.main(sys.argv[1:])"
+SCRIPT = "import sys; from mru_rl.agents import training_loop; from mru_rl.agents.cli import main as cli; training_loop._LOG_SECONDS = 0; cli.main(sys.argv[1:])"
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])

@@ -142,14 +142,20 @@ def test_a_terminal_shows_a_line_and_takes_it_away(terminal, monkeypatch):
 
 
 def test_a_stream_without_a_file_and_one_that_fails_stop_no_work(monkeypatch):
+    tried = []
+
     class Gone(io.StringIO):
         def write(self, text):
+            tried.append(text)
             raise BrokenPipeError
 
-    for stream in (io.StringIO(), Gone(), None):
+    whole = io.StringIO()
+    for stream in (whole, Gone(), None):
         monkeypatch.setattr(sys, "stderr", stream)
         with Progress("working", 10) as progress:
             progress.show(10)
+    assert "10 of 10 steps" in whole.getvalue()
+    assert "10 of 10 steps" in tried[0]
 
 
 @pytest.mark.parametrize("where", ["plain", "terminal", "kernel"])

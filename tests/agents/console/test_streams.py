@@ -45,13 +45,17 @@ def test_a_stream_without_a_file_is_left_as_it_is(capsys):
 
 @pytest.mark.parametrize("name", ["stdout", "stderr"])
 def test_what_cannot_be_printed_ends_nothing(name, monkeypatch):
+    tried = []
+
     class Gone(io.StringIO):
         def write(self, text):
+            tried.append(text)
             raise BrokenPipeError
 
     for stream in (Gone(), None):
         monkeypatch.setattr(sys, name, stream)
         tell("hello") if name == "stdout" else tell_error("hello")
+    assert "hello" in tried[0]
 
 
 def test_without_a_stderr_nothing_goes_to_stdout(monkeypatch, capsys):

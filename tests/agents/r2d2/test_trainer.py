@@ -312,7 +312,7 @@ def test_rewards_of_any_size_are_brought_to_size_1(small, size):
 def test_rewards_that_float32_cannot_bring_to_size_1_are_named(small):
     trainer = make_trainer(small(steps=256))
     trainer.replay.column = lambda name: torch.tensor([0.0, 1e-38])
-    with pytest.raises(ValueError, match="rewards of popgym-RepeatFirstEasy-v0 are of size 1e-38.*give --reward-scale"):
+    with pytest.raises(ValueError, match="rewards of popgym-RepeatFirstEasy-v0 are of size 1e-38.*give reward_scale"):
         trainer._scale_rewards()
 
 

@@ -131,10 +131,10 @@ def _serve(words: list[str], folder: Path, moment: Moment | None, limits: Limits
         os.dup2(file, stream)
         os.close(file)
     sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1, closefd=False) for stream in (1, 2))
-    from mru_rl.agents import training
+    from mru_rl.agents import training_loop
     from mru_rl.agents.cli import main
 
-    training._LOG_SECONDS = 0.0
+    training_loop._LOG_SECONDS = 0.0
     if moment is not None and moment.act != "time":
         stand_still_at(moment, tell)
     if limits.plain_user:
