@@ -11,7 +11,7 @@ import pytest
 
 import mru_rl
 import mru_rl.envs
-from mru_rl.agents import training
+from mru_rl.agents import training, training_loop
 from mru_rl.agents.algorithms import config_class, config_from_json, make_trainer
 from mru_rl.agents.cli.main import _parse_config
 from mru_rl.agents.evaluate import params_sha256
@@ -80,7 +80,7 @@ def test_a_curriculum_resumes_exactly(algorithm, tmp_path):
 def test_the_command_line_and_python_give_the_same_run(algorithm, task_and_end, tmp_path, monkeypatch):
     task, end = task_and_end(algorithm)
     config = _parse_config(config_class(algorithm), task.words(tmp_path / "here")[2:], "mru-rl train")
-    monkeypatch.setattr(training, "_LOG_SECONDS", 0.0)
+    monkeypatch.setattr(training_loop, "_LOG_SECONDS", 0.0)
     run, agent = training.start(config)
     training.run_to_end(run, agent)
     assert without_clock(run.records()) == end["records"]

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from mru_rl.agents import training
+from mru_rl.agents import training, training_loop
 from mru_rl.agents.cli.main import main
 from mru_rl.agents.evaluate import evaluate_run
 from mru_rl.agents.records.run import exclusive_lock
@@ -27,7 +27,7 @@ TINY, REPLAY = _TINY.split(), _REPLAY.split()
 @pytest.fixture
 def stopped(tmp_path, monkeypatch):
     """Make a run that was stopped half-way, with records."""
-    monkeypatch.setattr(training, "_LOG_SECONDS", 0.0)
+    monkeypatch.setattr(training_loop, "_LOG_SECONDS", 0.0)
 
     def build(name: str = "run", algorithm: str = "ppo", *words: str) -> Run:
         from mru_rl.agents.algorithms import config_class
