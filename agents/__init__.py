@@ -11,7 +11,7 @@
     action, state = agent.act(obs, state, is_init=True)                         # one step inside a loop of your own
 
 `train` and `resume` start and continue runs; `PPOConfig` and `R2D2Config` say what of; `Run` is what they leave; `load` gives the
-`Agent` to act with; `Callback` and `Logger` look on. `register_algorithm` and `register_logger` here, `mru_rl.register_cell` and
+`Agent` to act with; `Callback` and `Logger` look on. `register_algorithm`, `register_encoder` and `register_logger` here, `mru_rl.register_cell` and
 `mru_rl.envs.register_env` make parts of your own known by name; a module that does so is named with `imports`
 (`--import MODULE` on the command line), so that every process finds it.
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mru_rl.agents.callbacks import Callback, CallbackError
     from mru_rl.agents.config import Task, TrainConfig
     from mru_rl.agents.evaluate import Evaluation
+    from mru_rl.agents.nets.encoders import make_encoder, register_encoder
     from mru_rl.agents.ppo.config import PPOConfig
     from mru_rl.agents.r2d2.config import R2D2Config
     from mru_rl.agents.records.loggers import Logger, list_loggers, register_logger
@@ -53,7 +54,9 @@ _HOME = {
     "list_algorithms": "algorithms",
     "list_loggers": "records.loggers",
     "load": "agent",
+    "make_encoder": "nets.encoders",
     "register_algorithm": "algorithms",
+    "register_encoder": "nets.encoders",
     "register_logger": "records.loggers",
     "resume": "training",
     "train": "training",
@@ -74,7 +77,9 @@ __all__ = [
     "list_algorithms",
     "list_loggers",
     "load",
+    "make_encoder",
     "register_algorithm",
+    "register_encoder",
     "register_logger",
     "resume",
     "train",

@@ -68,10 +68,10 @@ class AgentStep(nn.Module):
         action = None
         if self.action_size:
             action = state[:, self.memory_size :].to(self._action_dtype).reshape(-1, *self._action_shape)
-        x = self.rules.encode(obs, action=action, reward=reward, start=is_init)
+        x = self.rules.encode_apart(obs, action=action, reward=reward, start=is_init)  # ONNX has no views of bytes
         core = self.policy.core
         memory = state[:, : self.memory_size].unflatten(1, (core.num_layers, core.state_size))
-        out = self.policy.step(x, memory, is_init)
+        out = self.policy.step(x if self.policy.encoder is not None else x[0], memory, is_init)
         return out.params, out.state
 
     def next_state(self, memory: Tensor, action: Tensor) -> Tensor:

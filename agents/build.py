@@ -16,10 +16,13 @@ import mru_rl.envs
 from mru_rl.agents.config import GivenEnv, TrainConfig, env_name
 from mru_rl.agents.console.errors import require
 from mru_rl.agents.curriculum import at_level
+from mru_rl.agents.nets.encoders import InputEncoder
+from mru_rl.agents.nets.heads import choices
 from mru_rl.blocks.core import MemoryCore, make_core
 from mru_rl.blocks.spec import cell_options, parse_spec
 from mru_rl.envs import AgentInput, BatchedEnv
 from mru_rl.envs.from_gymnasium.vector import WORKER_OPTIONS
+from mru_rl.envs.input_rules import InputRules
 
 _SEEDING = threading.RLock()
 
@@ -120,6 +123,26 @@ def make_memory(config: TrainConfig, input_size: int) -> MemoryCore:
         read_before_write=config.read_before_write,
         **{name: value for name, value in usual.items() if name in taken} | config.core_options,
     )
+
+
+def make_body(config: TrainConfig, inputs: InputRules) -> tuple[InputEncoder | None, MemoryCore]:
+    """What stands before the heads of a network: the encoder, None where inputs go into the memory as they are, and the core.
+
+    Raises ValueError for an encoder that there is not, or that the observation space does not suit, and for an action mask
+    of another length than there are actions.
+    """
+    masked = sum(part.stop - part.start for part in inputs.mask)
+    actions = sum(choices(inputs.action_space))
+    require(
+        not masked or masked == actions,
+        f"an action_mask has one number for each of {actions} action(s) of {inputs.action_space}, the one that is shown has "
+        f"{masked}; mend the env's observation_space",
+    )
+    plain = all(part.kind == "one-hot" for part in inputs.parts[: inputs.obs_parts])
+    if plain and config.encoder == "auto" and not inputs.mask:
+        return None, make_memory(config, inputs.size)
+    encoder = InputEncoder(inputs, config.encoder)
+    return encoder, make_memory(config, encoder.out_size)
 
 
 def pick_device(device: str) -> str:

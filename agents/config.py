@@ -78,10 +78,16 @@ class TaskOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryOptions:
-    """The recurrent core."""
+    """What reads the observations: an encoder where they need one, and the recurrent core."""
 
     group: ClassVar[str] = "memory"
 
+    encoder: Any = "auto"
+    """net for images in observations: auto (from their size), nature, impala, small, codes (cells of a grid); or an encoder
+    of your own for the whole observation, by the name it was registered with or as module:Name"""
+    normalize_obs: bool | None = None
+    """bring numbers of observations to mean 0 and deviation 1, as seen so far; where not given, those that are unbounded,
+    or not of usual size in their space or in a first look: the largest between 0.2 and 5"""
     core: str = "bmru+mingru"
     """memory: cell names, + side by side in one layer, a comma stacks layers; `mru-rl cores` lists them"""
     hidden_size: int = 64
@@ -226,6 +232,10 @@ class TrainConfig(TaskOptions, MemoryOptions, LearningOptions, RunOptions, Fault
             self.stop_at_success is None or 0 < self.stop_at_success <= 1,
             f"{{stop_at_success}} is a share of episodes, above 0 and at most 1, got {self.stop_at_success}",
         )
+        if not isinstance(self.encoder, str):
+            from mru_rl.agents.nets.encoders import encoder_name  # torch takes a second
+
+            object.__setattr__(self, "encoder", encoder_name(self.encoder))  # the dataclass is frozen
         self._check_core()
 
     def _check_core(self) -> None:

@@ -224,11 +224,12 @@ def evaluate_open_loop(
             stretch = env.unroll(steps)
             is_init = torch.zeros_like(stretch.asked)
             is_init[:, 0] = stretch.started
+            x = policy.encode(stretch.obs)
             if not stretch.asked.any():
-                state = policy.core.advance(stretch.obs, state, is_init)
+                state = policy.core.advance(x, state, is_init)
             else:
-                y, state = policy.core(stretch.obs, state, is_init)
-                chosen = head.to_env(head.mode(policy.actor(y[stretch.asked])))
+                y, state = policy.core(x, state, is_init)
+                chosen = head.to_env(head.mode(policy.params(y[stretch.asked], stretch.obs[stretch.asked])))
                 action = chosen.new_zeros((*stretch.asked.shape, *chosen.shape[1:]))
                 action[stretch.asked] = chosen
                 total += stretch.pay(action).sum(1, dtype=torch.float64)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -30,6 +32,63 @@ def gae(
     never = done.new_zeros(done.shape)
     backwards, _ = linear_scan(decay.flip(1).unsqueeze(-1), delta.flip(1).unsqueeze(-1), start, never)
     return backwards.squeeze(-1).flip(1)
+
+
+class ReturnSize:
+    """Size of returns, as seen so far.
+
+    size        root mean square of the discounted sums of rewards so far in an episode, sum_k gamma^k reward[t-k], over the
+                steps where that is not 0: the scale of rewards of Engstrom et al. 2020, arXiv:2005.12729, section 2, but about
+                0. The last hundred rollouts count, older ones less and less. 0 before anything was earned
+    is_usual    whether the returns of episodes, as their env counts them, are of a size that a critic learns well as it is
+    """
+
+    def __init__(self, gamma: float) -> None:
+        self.gamma = gamma
+        self._running: Tensor | None = None
+        """Discounted and plain sums of the running episodes, [B, 1] each."""
+        self._square, self._rollouts = 0.0, 0
+        self._largest = 0.0
+
+    @property
+    def size(self) -> float:
+        return self._square**0.5
+
+    @property
+    def is_usual(self) -> bool:
+        return _LEAST_USUAL <= self._largest <= _MOST_USUAL
+
+    def observe(self, reward: Tensor, done: Tensor) -> None:
+        """Count in a rollout's rewards and ends of episodes, [B, T] each; the same rows as the last time go on."""
+        if self._running is None or self._running.shape[1] != len(reward):
+            self._running = reward.new_zeros(2, len(reward), 1)
+        discounted, plain = (
+            self._sums(reward, done, self._running[i], gamma) for i, gamma in enumerate((self.gamma, 1.0))
+        )
+        self._running = torch.stack((discounted, plain))[:, :, -1:] * ~done[:, -1:]
+        earned = discounted[discounted != 0].double()
+        if len(earned):
+            self._rollouts = min(self._rollouts + 1, _REMEMBERED)
+            self._square += (earned.square().mean().item() - self._square) / self._rollouts
+            ends = plain[done] if done.any() else plain[:, -1]
+            self._largest = max(self._largest, ends.double().square().mean().sqrt().item())
+
+    def _sums(self, reward: Tensor, done: Tensor, running: Tensor, gamma: float) -> Tensor:
+        begins = torch.cat((torch.zeros_like(done[:, :1]), done[:, :-1]), dim=1)
+        decay = gamma * (~begins).to(reward.dtype).unsqueeze(-1)
+        sums, _ = linear_scan(decay, reward.unsqueeze(-1), running, torch.zeros_like(done))
+        return sums.squeeze(-1)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, f"_{name}") for name in ("running", "square", "rollouts", "largest")}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        for name in ("running", "square", "rollouts", "largest"):
+            setattr(self, f"_{name}", saved[name])
+
+
+_LEAST_USUAL, _MOST_USUAL = 0.05, 2.0
+_REMEMBERED = 100
 
 
 def n_step_return(reward: Tensor, next_value: Tensor, terminated: Tensor, *, gamma: float, n: int) -> Tensor:

@@ -74,6 +74,10 @@ class Trainer(ABC):
         self.seconds = 0.0
         self.restarts_before = 0  # worker processes replaced by envs before this one
         self.warmed_up = not (config.warm_up and self.policy.core.has_gates)
+        self.looked = self.policy.encoder is None
+        """Whether observations were looked at, to normalize those that are not of usual size."""
+        self.news: list[str] = []
+        """What is to be told after this update, a line each."""
 
     @staticmethod
     @abstractmethod
@@ -106,8 +110,41 @@ class Trainer(ABC):
         """Spread the write rates on a first rollout, which is not learned from: other thresholds collected it."""
         rollout = rollout.kept()
         if len(rollout.start_state):
-            self.policy.core.warm_up(rollout.data["observation"], rollout.data["is_init"], self.horizon or self.segment)
+            x = self.policy.encode(rollout.data["observation"])
+            self.policy.core.warm_up(x, rollout.data["is_init"], self.horizon or self.segment)
             self.warmed_up = True
+
+    def _look(self, rollout: Rollout) -> bool:
+        """Look at a first rollout's observations and normalize what is not of usual size. Returns whether anything is now:
+        the rollout was not collected so."""
+        encoder, rollout = self.policy.encoder, rollout.kept()
+        if self.looked or encoder is None or not len(rollout.start_state):
+            return False
+        self.looked = True
+        x, asked = rollout.data["observation"], self.config.normalize_obs
+        unusual = encoder.unusual(x)
+        columns = {None: unusual, True: encoder.all_numbers(), False: torch.zeros_like(unusual)}[asked]
+        seen = encoder.numbers(x).flatten(0, -2)
+        if unusual.any() and asked is not True:
+            size = seen[:, unusual].abs().amax().item()
+            found = (
+                f"{int(unusual.sum())} number(s) of observations are unbounded or not of usual size, up to {size:.3g}"
+            )
+            self.news.append(
+                f"{found}: normalized (--no-normalize-obs leaves them)"
+                if asked is None
+                else f"{found}, and not normalized: a network learns slowly from such; leave --no-normalize-obs out"
+            )
+        if columns.any():
+            encoder.norm.switch_on(columns)
+            self._observe(rollout)
+        return bool(columns.any())
+
+    def _observe(self, rollout: Rollout) -> None:
+        """Count a rollout's observations in; the next one is collected with what they change."""
+        encoder, rollout = self.policy.encoder, rollout.kept()
+        if encoder is not None and encoder.norm.active and len(rollout.start_state):
+            encoder.norm.observe(encoder.numbers(rollout.data["observation"]))
 
     def _make_env(self, config: TrainConfig) -> AgentInput:
         """The env of this level; each level draws its own episodes."""
@@ -139,10 +176,15 @@ class Trainer(ABC):
         started = time.monotonic()
         rollout = self.collector.collect(self.segment)
         metrics: dict[str, float] = {}
-        if self.warmed_up:
-            metrics = self.learn(rollout)
-        else:
+        changed = self._look(rollout)
+        if not self.warmed_up:
             self._warm_up(rollout)
+        elif changed:
+            self._pass_over(rollout)
+        else:
+            metrics = self.learn(rollout)
+        if not changed:
+            self._observe(rollout)
         require_finite_parameters(self.policy)
         self.steps += rollout.data.shape[1] * self.config.num_envs
         self.updates += 1
@@ -150,6 +192,9 @@ class Trainer(ABC):
         self._advance_curriculum()
         self.seconds += time.monotonic() - started
         return metrics, rollout
+
+    def _pass_over(self, rollout: Rollout) -> None:  # noqa: B027 (nothing to do unless something is carried over)
+        """A rollout that is not learned from."""
 
     @property
     def progress(self) -> float:
@@ -188,7 +233,8 @@ class Trainer(ABC):
         if not self.policy.core.has_gates:
             return {}
         rows = rollout.data[:_TRACED_ROWS]
-        trace = self.policy.core.trace(rows["observation"], rollout.start_state[:_TRACED_ROWS], rows["is_init"])
+        x = self.policy.encode(rows["observation"])
+        trace = self.policy.core.trace(x, rollout.start_state[:_TRACED_ROWS], rows["is_init"])
         writes = [v for k, v in trace.items(include_nested=True, leaves_only=True) if k[-1] == "writes"]
         per_unit = torch.cat([w.float().mean(dim=(0, 1)) for w in writes])
         return {"write_rate": per_unit.mean().item(), "silent_units": (per_unit == 0).float().mean().item()}
@@ -201,6 +247,7 @@ class Trainer(ABC):
             "updates": self.updates,
             "seconds": self.seconds,
             "warmed_up": self.warmed_up,
+            "looked": self.looked,
             "level": self.level,
             "schedule": self.schedule.state_dict(),
             "policy": self.policy.state_dict(),
@@ -216,7 +263,7 @@ class Trainer(ABC):
         """
         check_made_by(saved, self.config)
         self.steps, self.updates, self.seconds = saved["steps"], saved["updates"], saved["seconds"]
-        self.warmed_up = saved["warmed_up"]
+        self.warmed_up, self.looked = saved["warmed_up"], saved["looked"]
         if saved["level"] != self.level:
             self._set_level(saved["level"])
         load_policy(self.policy, saved["policy"])
@@ -250,6 +297,7 @@ class Trainer(ABC):
         )
         self.policy.load_state_dict(own | wanted)
         self.warmed_up = True
+        self.looked = self.looked or part == "all"
 
 
 def made_by(config: TrainConfig) -> dict[str, str]:

@@ -115,6 +115,7 @@ class Training:
         self.say(
             f"training {config.core} on {env_name(config.env)} for {config.steps:,} steps into {self.run.path}",
             f"{count:,} parameters, {config.num_envs} envs, seed {config.seed}, {trainer.device}, {config.threads} threads",
+            *([] if trainer.policy.encoder is None else trainer.policy.encoder.describe()),
             *trainer.notes(),
             *chosen,
         )
@@ -181,6 +182,7 @@ class Training:
             while trainer.steps < config.steps and not ending:
                 before = trainer.steps
                 self.metrics, rollout = self._update()
+                self._tell_news()
                 now = time.monotonic()
                 failure = self._after_update(before)
                 ending = asked_to_end() or bool(self._stop) or failure is not None
@@ -202,6 +204,11 @@ class Training:
         if trainer.steps >= config.steps or self._stop:
             title = f"{env_name(config.env)}, {config.core}, seed {config.seed}"
             learning_curve(run.records(), run.path / "learning_curve.png", title)
+
+    def _tell_news(self) -> None:
+        news, self.trainer.news = self.trainer.news, []
+        if news:
+            self.say(f"after {self.steps:,} steps", *news)
 
     def _update(self) -> tuple[dict[str, float], Rollout]:
         """An update; one that meets a bad number ends the run, whose newest checkpoint is from before it."""

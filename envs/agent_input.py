@@ -38,7 +38,8 @@ class AgentInput(BatchedEnv):
     previous_action   the action that led here; at the start of an episode the null action: 0, or the lowest there is
     start_flag        Discrete(2), 1 on the first obs of an episode only
     previous_reward   the reward that came with this obs; 0 on the first
-    flatten           all of it as one float32 vector, numbers one-hot: what `rules`, an InputRules, encodes
+    flatten           all of it as one float32 vector, numbers one-hot, or as one vector of bytes where the obs has some: what
+                      `rules`, an InputRules, encodes
 
     With flatten, previous_action and start_flag it is upstream popgym's `Flatten(Antialias(PreviousAction(env)))`.
     `final_obs` carries the action and reward of the step that ended the episode, and flag 0. All other attributes are
@@ -66,7 +67,7 @@ class AgentInput(BatchedEnv):
         self.rules = rules(env.observation_space, env.action_space, **added, device=env.device)
         self.observation_space = self._structure()
         if flatten:
-            self.observation_space = spaces.Box(-np.inf, np.inf, (self.rules.size,), np.float32)
+            self.observation_space = self._flat_space()
         self._encoding = Encoding(self.observation_space, device=self.device)
 
     @property
@@ -106,11 +107,32 @@ class AgentInput(BatchedEnv):
             parts.append(spaces.Box(-np.inf, np.inf, (1,), np.float32))
         return spaces.Tuple(parts) if len(parts) > 1 or isinstance(inner, spaces.Tuple) else inner
 
+    def _flat_space(self) -> spaces.Box:
+        width = (self.rules.size,)
+        return (
+            spaces.Box(0, 255, width, np.uint8) if self.rules.packed else spaces.Box(-np.inf, np.inf, width, np.float32)
+        )
+
     def reset(self) -> Tensor:
-        return self.rules.encode(self.env.reset(), start=True)
+        return self._acted_on(self.rules.encode(self.env.reset(), start=True))
 
     def reset_rows(self, mask: Tensor) -> Tensor:
-        return self.rules.encode(self.env.reset_rows(mask), start=True)
+        return self._acted_on(self.rules.encode(self.env.reset_rows(mask), start=True))
+
+    def _acted_on(self, x: Tensor) -> Tensor:
+        """Return what an agent chooses an action on. Raises ValueError where a mask leaves it none."""
+        if self.rules.mask:
+            floats, rest = self.rules.split(x)
+            parts = [
+                (rest if part.kind == "bytes" else floats)[..., part.start : part.stop] for part in self.rules.mask
+            ]
+            choice = torch.cat([part != 0 for part in parts], dim=-1).any(-1)
+            if not choice.all():
+                raise ValueError(
+                    f"an action_mask of {self.id} leaves no action, in row {int((~choice).nonzero()[0])}; the env must end the "
+                    "episode there, or allow an action that does nothing"
+                )
+        return x
 
     def reseed(self, seed: int) -> None:
         self.env.reseed(seed)
@@ -119,10 +141,10 @@ class AgentInput(BatchedEnv):
         obs, reward, terminated, truncated, final_obs = self.env.step(action)
         seen = self.rules.encode(final_obs, action=action, reward=reward, start=False)
         if final_obs is obs:
-            return Step(seen, reward, terminated, truncated, seen)
+            return Step(self._acted_on(seen), reward, terminated, truncated, seen)
         fresh = self.rules.encode(obs, start=True)
         done = (terminated | truncated).unsqueeze(1)
-        return Step(torch.where(done, fresh, seen), reward, terminated, truncated, seen)
+        return Step(self._acted_on(torch.where(done, fresh, seen)), reward, terminated, truncated, seen)
 
     def unroll(self, steps: int) -> Stretch:
         for name in ("previous_action", "previous_reward"):
@@ -137,6 +159,9 @@ class AgentInput(BatchedEnv):
             start = torch.zeros_like(stretch.asked)
             start[:, 0] = True
         return stretch._replace(obs=self.rules.encode(stretch.obs, start=start))
+
+    def floats(self, obs: Tensor) -> Tensor:
+        return self.rules.split(obs)[0]
 
     def render(self) -> np.ndarray:
         return self.env.render()
@@ -155,7 +180,7 @@ class _RawRules(InputRules):
     """The same parts side by side as numbers, not one-hot: int64 where all of them count, else float32."""
 
     def _obs_size(self) -> int:
-        return self._obs.shape[0] if self._obs.shape else 1
+        return self._obs.raw_floats
 
     def _obs_part(self, obs: Tensor) -> Tensor:
         return self._as_columns(obs, self._obs)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mru_rl.envs.actions import ActionCheck
-from mru_rl.envs.encoding import Encoding
+from mru_rl.envs.encoding import Encoding, pack
 
 
 class NonFiniteError(ValueError):
@@ -56,6 +56,9 @@ class BatchedEnv(ABC):
 
     obs         one tensor: the leaves of `observation_space` flattened and laid side by side, [B, columns]; int64 when
                 all leaves count (Discrete, MultiDiscrete, MultiBinary), float32 otherwise. A lone Discrete is [B].
+                Where leaves are bytes (a Box of uint8, such as an image; a Text, as the places of its characters) it is
+                uint8 [B, bytes]: the float32 of all other leaves, 4 bytes each, then the bytes. A lone image [H, W, C] is
+                thus uint8 [B, H * W * C]
     action      Discrete int64 [B], MultiDiscrete int64 [B, n], Box float32 [B, *shape]; numbers start at 0
     reward      float32 [B];  terminated, truncated: bool [B]
     spaces      `observation_space` and `action_space` are gymnasium spaces of a single env
@@ -180,21 +183,29 @@ class BatchedEnv(ABC):
     @property
     def obs_size(self) -> int:
         """Width of an encoded obs."""
-        return self._encoding.size
+        return self._encoding.width
 
     def encode(self, obs: Tensor) -> Tensor:
         """Turn an obs (any leading dimensions) into float32 [..., obs_size]: numbers one-hot, floats as they are.
 
+        Numbers of over 512 values stay one column. An obs of bytes stays one, uint8 [..., obs_size]: the float32 of what
+        is no bytes, encoded in this way, then the bytes as they are.
         Raises TypeError if it is not a tensor, ValueError if it is not an obs of this env.
         """
         self._encoding.check(obs, self.id)
         try:
-            return self._encoding(obs)
+            numbers, rest = self._encoding.split(obs)
+            encoded = self._encoding(numbers)
+            return encoded if rest is None else pack(encoded, rest)
         except (IndexError, RuntimeError) as error:
             raise ValueError(
                 f"an obs of {self.id} is on {self.device} and holds numbers of {self.observation_space}, got another ({error}); "
                 "give what reset() and step() return"
             ) from error
+
+    def floats(self, obs: Tensor) -> Tensor:
+        """Return the columns of an obs that are no bytes, as they are or float32 [..., n]: those that may be NaN."""
+        return self._encoding.split(obs)[0]
 
     def close(self) -> None:  # noqa: B027 (most envs have nothing to close)
         """Free what the env holds outside this process; nothing to do for most."""

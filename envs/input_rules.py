@@ -10,11 +10,13 @@ from torch import Tensor
 
 from mru_rl.envs.actions import action_layout, null_action
 from mru_rl.envs.base import concrete_device
-from mru_rl.envs.encoding import Encoding
+from mru_rl.envs.encoding import Encoding, Part, pack, unpack
 from mru_rl.envs.spaces import space_from_json, space_to_json
 
 _SPACES = ("observation_space", "action_space")
 _SWITCHES = ("previous_action", "start_flag", "previous_reward")
+ACTION_MASK = "action_mask"
+"""Under this name an obs that is a Dict shows which actions there are: numbers that are not 0 where there is one."""
 
 
 class InputRules:
@@ -24,6 +26,9 @@ class InputRules:
     previous_action   the action that led to this obs, encoded; in rows that start the null action: 0, or the lowest there is
     start_flag        (1, 0), and (0, 1) in rows that start
     previous_reward   the reward that came with this obs; 0 in rows that start
+
+    Where the obs has bytes the input is uint8 [..., size]: all of the above as float32, 4 bytes each, then the bytes of the
+    obs; `split` takes the two apart. `parts` says what the columns are.
 
     The spaces are those of a BatchedEnv: numbers count from 0. Nothing is kept between calls. `size` is the width.
     Raises ValueError for spaces that are not supported.
@@ -51,11 +56,45 @@ class InputRules:
         self._going, starting = (self._flag_row(start) if start_flag else null[:0] for start in (False, True))
         zero = torch.zeros(int(previous_reward), dtype=null.dtype, device=self.device)
         self._at_start = torch.cat((null if previous_action else null[:0], starting, zero))
-        self.size = self._obs_size() + len(self._at_start)
+        self.floats = self._obs_size() + len(self._at_start)
+        """How many floats an input has, its bytes not counted."""
+        self.dtype = torch.uint8 if self._obs.packed else torch.float32
+        self.packed, self.bytes = self._obs.packed, self._obs.bytes
+        self.size = 4 * self.floats + self.bytes if self.packed else self.floats
+        self.obs_parts = len(self._obs.parts)
+        """How many of the parts are the obs itself: the first ones."""
+        self.parts = self._parts()
+        """What the columns of an input are, in order; the parts beside the obs by the names of their switches."""
         self._shape: torch.Size | None = None
 
     def _obs_size(self) -> int:
         return self._obs.size
+
+    def _parts(self) -> list[Part]:
+        parts, column = list(self._obs.parts), self._obs.size
+        if self.previous_action:
+            for part in self._action.parts:
+                place = f"previous_action.{part.place}" if part.place else "previous_action"
+                parts.append(part._replace(place=place, start=part.start + column, stop=part.stop + column))
+            column += self._action.size
+        if self.start_flag:
+            parts.append(Part("start_flag", "one-hot", gymnasium.spaces.Discrete(2), column, column + 2))
+            column += 2
+        if self.previous_reward:
+            reward = gymnasium.spaces.Box(-float("inf"), float("inf"), (1,))
+            parts.append(Part("previous_reward", "numbers", reward, column, column + 1))
+        return parts
+
+    @property
+    def mask(self) -> list[Part]:
+        """The parts of an input that say which actions there are: what a Dict shows as "action_mask"; none for most."""
+        if not isinstance(self.observation_space, gymnasium.spaces.Dict):
+            return []
+        return [part for part in self.parts if part.place.split(".")[0] == ACTION_MASK]
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return inputs [..., size] in two: float32 [..., floats], and uint8 [..., bytes], None where there are no bytes."""
+        return unpack(x, self.floats) if self.packed else (x, None)
 
     def encode(
         self,
@@ -75,6 +114,23 @@ class InputRules:
         More dimensions may follow B, the same in all: [B, T] for sequences. Raises ValueError for a part of another dtype
         or width, a number that its space does not have, and an action or a reward that is missing.
         """
+        floats, rest = self.encode_apart(obs, start=start, action=action, reward=reward)
+        return floats if rest is None else pack(floats, rest)
+
+    def encode_apart(
+        self,
+        obs: Tensor,
+        *,
+        start: bool | Tensor,
+        action: Tensor | None = None,
+        reward: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return what `encode` does, its floats and its bytes apart, as `split` gives them."""
+        self._obs.check(obs, self._name)
+        obs, rest = self._obs.split(obs)
+        return self._encode_floats(obs, start, action, reward), rest
+
+    def _encode_floats(self, obs: Tensor, start: bool | Tensor, action: Tensor | None, reward: Tensor | None) -> Tensor:
         try:
             shown = self._obs_part(obs)
             if torch.compiler.is_exporting():
@@ -163,8 +219,7 @@ class InputRules:
         return f"{type(self).__name__}({self.observation_space}, {self.action_space}{switches})"
 
     def _obs_part(self, obs: Tensor) -> Tensor:
-        """Return the obs as columns [..., w]."""
-        self._obs.check(obs, self._name)
+        """Return the columns of an obs that are no bytes, [..., w]."""
         return self._obs(obs)
 
     def _action_part(self, action: Tensor) -> Tensor:

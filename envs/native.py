@@ -11,8 +11,18 @@ from gymnasium import spaces
 from torch import Tensor
 
 from mru_rl.envs.actions import action_layout
-from mru_rl.envs.columns import columns, counts, described, shortened, to_array
-from mru_rl.envs.encoding import leaves
+from mru_rl.envs.columns import (
+    columns,
+    counts,
+    described,
+    is_bytes,
+    is_packed,
+    shortened,
+    side_by_side,
+    to_array,
+    with_texts,
+)
+from mru_rl.envs.encoding import Leaf, leaves, unpack
 
 
 def layout(space: spaces.Space, obs: Any, *, batched: bool | None = None) -> tuple[Tensor, bool]:
@@ -23,12 +33,13 @@ def layout(space: spaces.Space, obs: Any, *, batched: bool | None = None) -> tup
                 Or a tensor: of BatchedEnv's layout, [B, columns] or [columns], where numbers count from 0; the shape of
                 a simple space, [*shape] or [B, *shape], is taken as well
     batched     True or False where the caller knows; None reads it from the shape
-    returned    int64 where the whole space counts, else float32; [B] for a lone Discrete, else [B, columns]; B = 1 for
-                one obs. On the CPU, or where the tensor was; it may be the tensor that was given
+    returned    int64 where the whole space counts, uint8 where some of it are bytes, else float32; [B] for a lone Discrete,
+                else [B, columns]; B = 1 for one obs. On the CPU, or where the tensor was; it may be the tensor that was given
 
     Raises ValueError for an obs of another shape or dtype, and for a number that the space does not have. Floats
     outside the bounds of a Box are taken as they are.
     """
+    space = with_texts(space)
     list(leaves(space))  # says so if a space inside is not supported
     try:
         if isinstance(obs, Tensor):
@@ -49,12 +60,10 @@ def from_native(space: spaces.Space, value: Any, *, batched: bool | None = None)
     value = _without_tensors(value)
     lead = _lead(space, value) if batched is None else int(batched)
     parts = columns(space, value, lead=lead)
-    dtype = np.int64 if counts(space) else np.float32
     rows = {len(part) for part in parts} if lead else {1}
     if len(rows) != 1 or 0 in rows:
         raise ValueError(f"a batch of {' and '.join(map(str, sorted(rows)))} rows")
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, as in GymnasiumEnv
-        flat = np.concatenate(parts, axis=lead, dtype=dtype, casting="unsafe")
+    flat = side_by_side(space, parts, lead=lead)
     width = () if isinstance(space, spaces.Discrete) else flat.shape[lead:]
     return torch.from_numpy(flat.reshape(rows.pop(), *width)), bool(lead)
 
@@ -70,6 +79,8 @@ def _lead(space: spaces.Space, value: Any) -> int:
         if not space.spaces or not isinstance(value, (tuple, list)) or not value:
             raise ValueError(described(value))
         return _lead(space.spaces[0], value[0])
+    if isinstance(space, spaces.Text):
+        return int(not isinstance(value, str))
     extra = to_array(value).ndim - len(cast("tuple[int, ...]", space.shape))
     if extra not in (0, 1):
         raise ValueError(described(value))
@@ -91,9 +102,11 @@ def _from_tensor(space: spaces.Space, obs: Tensor, batched: bool | None) -> tupl
     parts = list(leaves(space))
     whole = counts(space)
     arrived = f"a tensor {str(obs.dtype).removeprefix('torch.')} {list(obs.shape)}"
-    if obs.dtype.is_complex or (whole and obs.dtype.is_floating_point):
+    packed = is_packed(space)
+    if obs.dtype.is_complex or (whole and obs.dtype.is_floating_point) or (packed and obs.dtype != torch.uint8):
         raise ValueError(arrived)
-    row: tuple[int, ...] = () if isinstance(space, spaces.Discrete) else (sum(part.columns for part in parts),)
+    width = sum(part.columns * (4 if packed and not is_bytes(part.space) else 1) for part in parts)
+    row: tuple[int, ...] = () if isinstance(space, spaces.Discrete) else (width,)
     shapes = [(row, 1), (row, 0)]
     if space.shape is not None:  # a simple space, in its own shape
         shapes += [(space.shape, 0), (space.shape, 1)]
@@ -103,12 +116,19 @@ def _from_tensor(space: spaces.Space, obs: Tensor, batched: bool | None) -> tupl
         raise ValueError(arrived)
     lead = leads[0]
     flat = obs.reshape(len(obs) if lead else 1, *row)
+    plain = [part for part in parts if not is_bytes(part.space)]
+    numbers = unpack(flat, sum(part.columns for part in plain))[0] if packed else flat
+    _check_columns(plain, numbers)
+    return flat if packed else flat.to(torch.int64 if whole else torch.float32), bool(lead)
+
+
+def _check_columns(parts: list[Leaf], numbers: Tensor) -> None:
     column = 0
     for part in parts:
         if part.counts:
-            _check_numbers(part.categories or (2,), flat[:, column : column + part.columns] if row else flat)
+            chosen = numbers if numbers.ndim == 1 else numbers[:, column : column + part.columns]
+            _check_numbers(part.categories or (2,), chosen)
         column += part.columns
-    return flat.to(torch.int64 if whole else torch.float32), bool(lead)
 
 
 def _check_numbers(categories: tuple[int, ...], numbers: Tensor) -> None:

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from mru_rl.envs.base import BatchedEnv, Step
-from mru_rl.envs.encoding import Encoding
+from mru_rl.envs.encoding import Encoding, pack, unpack
 
 STATES = ("none", "append", "only")
 
@@ -116,7 +116,10 @@ class TensorEnv(BatchedEnv):
         return self._append(*columns)
 
     def _append(self, obs: Tensor, markov: Tensor) -> Tensor:
-        return torch.cat((obs.to(self._encoding.dtype), markov.to(self._encoding.dtype)), dim=-1)
+        if not self._encoding.packed:
+            return torch.cat((obs.to(self._encoding.dtype), markov.to(self._encoding.dtype)), dim=-1)
+        floats, rest = unpack(obs, self._encoding.raw_floats - markov.shape[-1])
+        return pack(torch.cat((floats, markov.float()), dim=-1), rest)
 
     def reset(self) -> Tensor:
         self._reset(torch.ones(self.num_envs, dtype=torch.bool, device=self.device))

@@ -13,7 +13,8 @@ from torchrl.data import Bounded, Categorical, Composite, MultiCategorical, Tens
 from torchrl.envs import EnvBase
 
 from mru_rl.envs.base import BatchedEnv
-from mru_rl.envs.encoding import leaves
+from mru_rl.envs.columns import is_packed
+from mru_rl.envs.encoding import Encoding, leaves
 
 
 def as_torchrl(env: BatchedEnv) -> TorchRLEnv:
@@ -160,9 +161,12 @@ def spec_of(space: spaces.Space, rows: int, device: torch.device) -> TensorSpec:
     """Return torchrl's spec for `rows` values of a gymnasium space laid out as BatchedEnv does."""
     if isinstance(space, spaces.Discrete):
         return Categorical(int(space.n), shape=(rows,), dtype=torch.int64, device=device)
+    parts = list(leaves(space))
+    if is_packed(space):
+        width = Encoding(space, device=device).shape
+        return Bounded(0, 255, shape=(rows, *width), dtype=torch.uint8, device=device)
     if isinstance(space, spaces.Box):
         return _float_spec(space.low, space.high, rows, device)
-    parts = list(leaves(space))
     if all(part.counts for part in parts):
         categories = [n for part in parts for n in part.categories or (2,) * part.columns]
         return MultiCategorical(categories, shape=(rows, len(categories)), dtype=torch.int64, device=device)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mru_rl.agents.acting.rollout import Rollout, make_rollout
 from mru_rl.agents.nets.heads import ActionHead
-from mru_rl.agents.nets.networks import Policy, PolicyOutput
+from mru_rl.agents.nets.networks import FORBIDDEN, Policy, PolicyOutput
 from mru_rl.envs.base import Step
 
 Columns = dict[str, Tensor]
@@ -91,6 +91,9 @@ class EpsilonGreedy(Behavior):
         self.epsilon = self.epsilon.to(device)
         explores = torch.rand(len(q), generator=generator, device=device) < self.epsilon
         drawn = torch.randint(q.shape[-1], (len(q),), generator=generator, device=device)
+        there = q > FORBIDDEN
+        if not there.all():
+            drawn = torch.multinomial(there.float(), 1, generator=generator).squeeze(1)
         return torch.where(explores, drawn, head.mode(q))
 
     def keep(

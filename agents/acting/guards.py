@@ -49,11 +49,11 @@ class Guard:
             return out
         require_finite_parameters(loop.policy)
         bad = bad_rows(out.params)
-        if bad_rows(loop.obs).any():
+        if bad_rows(loop.env.floats(loop.obs)).any():
             what = "observation values that are NaN or infinite"
         else:
             lost = "memory state" if bad_rows(out.state).any() else "outputs of the policy"
-            what = f"{lost} no longer finite, after inputs of up to {loop.obs[bad].abs().max().item():.3g},"
+            what = f"{lost} no longer finite, after inputs of up to {loop.env.floats(loop.obs)[bad].abs().amax().item():.3g},"
         self._row(loop.env.id, what, bad, step)
         self.drop(bad, loop)
         out = ask()
@@ -69,9 +69,10 @@ class Guard:
         Raises NonFiniteError naming row, step and quantity.
         """
         obs, reward, terminated, truncated, final_obs = after
-        if all_finite(reward, obs) if final_obs is obs else all_finite(reward, obs, final_obs):
+        seen, last = (loop.env.floats(shown) for shown in (obs, final_obs))
+        if all_finite(reward, seen) if final_obs is obs else all_finite(reward, seen, last):
             return after, None
-        bad_obs = bad_rows(obs) | bad_rows(final_obs)
+        bad_obs = bad_rows(seen) | bad_rows(last)
         bad = bad_rows(reward) | bad_obs
         what = "observation" if bad_obs.any() else "reward"
         self._row(loop.env.id, f"{what} values that are NaN or infinite", bad, step)
@@ -89,7 +90,7 @@ class Guard:
         """Begin fresh episodes in rows (bool [B]) that are left out of this segment."""
         self._dropped = bad if self._dropped is None else self._dropped | bad
         fresh = loop.env.reset_rows(bad)
-        hopeless = bad_rows(fresh)
+        hopeless = bad_rows(loop.env.floats(fresh))
         if hopeless.any():
             raise NonFiniteError(
                 f"env {loop.env.id}: observation values that are NaN or infinite in row "

@@ -41,7 +41,7 @@ class ActingLoop(Collector):
         self.state = policy.core.initial_state(env.num_envs)
         self.is_init = torch.ones(env.num_envs, dtype=torch.bool, device=generator.device)
         self.obs = env.reset()
-        require_finite(self.obs.unsqueeze(1), "observation", env.id)
+        require_finite(env.floats(self.obs).unsqueeze(1), "observation", env.id)
         self.log = EpisodeLog(env.num_envs, env.success_return, generator.device)
 
     def collect(self, segment: int) -> Rollout:

@@ -78,7 +78,7 @@ class RayCollectors(Collector):
         parts = [self._wait(place, reference, weights) for place, reference in enumerate(asked)]
         data = torch.cat([part.data for part in parts]).to(self.device)
         rollout = Rollout(data, torch.cat([part.start_state for part in parts]).to(self.device))
-        rollout.require_finite(self.env.id)
+        rollout.require_finite(self.env)
         self.log.count_segment(rollout.data["next", "reward"], rollout.data["next", "done"])
         return rollout
 

@@ -8,7 +8,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from mru_rl.envs.base import NonFiniteError
+from mru_rl.envs.base import BatchedEnv, NonFiniteError
 
 
 class Rollout(NamedTuple):
@@ -30,10 +30,10 @@ class Rollout(NamedTuple):
         rows = self.finite_rows
         return self if rows is None else Rollout(self.data[rows], self.start_state[rows])
 
-    def require_finite(self, env_id: str) -> None:
+    def require_finite(self, env: BatchedEnv) -> None:
         """Raises NonFiniteError naming row and step where the env returned NaN or infinity."""
-        require_finite(self.data["observation"], "observation", env_id)
-        require_finite(self.data["next", "reward"].unsqueeze(-1), "reward", env_id)
+        require_finite(env.floats(self.data["observation"]), "observation", env.id)
+        require_finite(self.data["next", "reward"].unsqueeze(-1), "reward", env.id)
 
 
 def make_rollout(

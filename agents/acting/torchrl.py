@@ -168,7 +168,7 @@ class TorchRLCollector(OurCollector):
                 f"this collector was made for segments of {self.segment} steps, got {segment}; make another"
             )
         rollout = self._collector.segment()
-        rollout.require_finite(self.env.id)
+        rollout.require_finite(self.env)
         self.log.count_segment(rollout.data["next", "reward"], rollout.data["next", "done"])
         return rollout
 

@@ -146,7 +146,7 @@ class CoresArgs:
     """real numbers of state per layer; hidden_size where not given"""
 
 
-_TYPED = {"env": str}
+_TYPED = {"env": str, "encoder": str}
 """What is typed for a field that holds more in Python."""
 
 

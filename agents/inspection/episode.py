@@ -112,7 +112,7 @@ def record_episode(
                 break
         inputs, action, value, reward = (torch.stack(column) for column in zip(*rows, strict=True))
         is_init = torch.zeros(1, len(rows), dtype=torch.bool, device=inputs.device)
-        trace = policy.core.trace(inputs[None], policy.core.initial_state(1), is_init)
+        trace = policy.core.trace(policy.encode(inputs[None]), policy.core.initial_state(1), is_init)
     memory = []
     for layer, cells in trace.items():
         for cell, found in cells.items():

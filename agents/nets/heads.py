@@ -151,6 +151,13 @@ def action_head(space: gymnasium.Space) -> ActionHead:
     )
 
 
+def choices(space: gymnasium.Space) -> list[int]:
+    """How many choices each part of an action has; none for a Box."""
+    if isinstance(space, gymnasium.spaces.Discrete):
+        return [int(space.n)]
+    return [int(n) for n in space.nvec.flatten()] if isinstance(space, gymnasium.spaces.MultiDiscrete) else []
+
+
 _MOST_COMBINATIONS = 4096
 
 

@@ -1,4 +1,4 @@
-"""The agent's networks: a memory core, then heads."""
+"""The agent's networks: an encoder where the inputs need one, a memory core, then heads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ import torch
 from torch import Tensor, nn
 from torchrl.modules.functional import signed_hyperbolic, signed_parabolic
 
+from mru_rl.agents.nets.encoders import InputEncoder
 from mru_rl.blocks.core import MemoryCore
+
+FORBIDDEN = -1e9
+"""Parameter of an action that there is not: its probability is 0, its value below all others."""
+Inputs = Tensor | tuple[Tensor, Tensor | None]
+"""Inputs [..., D], or their floats and bytes apart."""
 
 
 class PolicyOutput(NamedTuple):
@@ -21,25 +27,54 @@ class PolicyOutput(NamedTuple):
 
 
 class Policy(nn.Module):
-    """Inputs -> memory core -> heads. `actor` maps features of the core to the parameters of an action head."""
+    """Inputs -> encoder, where there is one -> memory core -> heads.
+
+    `actor` maps features of the core to the parameters of an action head; those of actions that inputs say there are not
+    become FORBIDDEN.
+    """
 
     actor: nn.Module
     stochastic: bool = True
     """Whether actions are drawn from probabilities; False where the network values them."""
 
-    def __init__(self, core: MemoryCore) -> None:
+    def __init__(self, core: MemoryCore, encoder: InputEncoder | None = None) -> None:
         super().__init__()
-        self.core = core
+        self.core, self.encoder = core, encoder
 
-    def forward(self, x: Tensor, state: Tensor, is_init: Tensor) -> PolicyOutput:
+    def encode(self, x: Inputs) -> Tensor:
+        """Inputs [..., D] as the core reads them, float32 [..., input_size of the core]."""
+        if self.encoder is None:
+            assert isinstance(x, Tensor)
+            return x
+        return self.encoder.features(*x) if isinstance(x, tuple) else self.encoder(x)
+
+    def forward(self, x: Inputs, state: Tensor, is_init: Tensor) -> PolicyOutput:
         """A sequence. x: [B, T, D]; state: [B, layers, S]; is_init: bool [B, T]."""
-        y, state = self.core(x, state, is_init)
-        return PolicyOutput(*self.read(y), state)
+        y, state = self.core(self.encode(x), state, is_init)
+        return self._said(y, x, state)
 
-    def step(self, x: Tensor, state: Tensor, is_init: Tensor) -> PolicyOutput:
+    def step(self, x: Inputs, state: Tensor, is_init: Tensor) -> PolicyOutput:
         """One step. x: [B, D]; state: [B, layers, S]; is_init: bool [B]."""
-        y, state = self.core.step(x, state, is_init)
-        return PolicyOutput(*self.read(y), state)
+        y, state = self.core.step(self.encode(x), state, is_init)
+        return self._said(y, x, state)
+
+    def _said(self, y: Tensor, x: Inputs, state: Tensor) -> PolicyOutput:
+        params, value = self.read(y)
+        if self.encoder is not None and self.encoder.masks:
+            params = params.masked_fill(~self.encoder.allowed(x), FORBIDDEN)
+            value = self.value_of(params, value)
+        return PolicyOutput(params, value, state)
+
+    def params(self, y: Tensor, x: Inputs) -> Tensor:
+        """Parameters of the action head alone, from features y of the core and the inputs x they came from."""
+        params = self.actor(y)
+        if self.encoder is not None and self.encoder.masks:
+            params = params.masked_fill(~self.encoder.allowed(x), FORBIDDEN)
+        return params
+
+    def value_of(self, params: Tensor, value: Tensor) -> Tensor:
+        """The value once the parameters of actions that there are not are known."""
+        return value
 
     @abstractmethod
     def read(self, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,15 +82,27 @@ class Policy(nn.Module):
 
 
 class ActorCritic(Policy):
-    """Two heads with a hidden layer each."""
+    """Two heads with a hidden layer each. The critic says values in units of `value_scale`."""
 
-    def __init__(self, core: MemoryCore, num_params: int) -> None:
-        super().__init__(core)
+    value_scale: Tensor
+
+    def __init__(self, core: MemoryCore, num_params: int, encoder: InputEncoder | None = None) -> None:
+        super().__init__(core, encoder)
         self.actor = _head(core.hidden_size, num_params, gain=0.01)
         self.critic = _head(core.hidden_size, 1, gain=1.0)
+        self.register_buffer("value_scale", torch.ones(()))
 
     def read(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        return self.actor(y), self.critic(y).squeeze(-1)
+        return self.actor(y), self.critic(y).squeeze(-1) * self.value_scale
+
+    @torch.no_grad()
+    def rescale_value(self, scale: float, *, kept: bool) -> None:
+        """Say values in another unit from now on. kept: the values stay what they are, as in PopArt, van Hasselt et al. 2016,
+        arXiv:1602.07714; otherwise, as before anything was learned, they are multiplied by it."""
+        if kept:
+            for parameter in self.critic[-1].parameters():
+                parameter.mul_(self.value_scale / scale)
+        self.value_scale.fill_(scale)
 
 
 class Dueling(nn.Module):
@@ -81,15 +128,20 @@ class QNetwork(Policy):
     stochastic = False
     reward_scale: Tensor
 
-    def __init__(self, core: MemoryCore, num_actions: int, *, rescaled: bool = True) -> None:
-        super().__init__(core)
+    def __init__(
+        self, core: MemoryCore, num_actions: int, encoder: InputEncoder | None = None, *, rescaled: bool = True
+    ) -> None:
+        super().__init__(core, encoder)
         self.actor = Dueling(core.hidden_size, num_actions)
         self.rescaled = rescaled
         self.register_buffer("reward_scale", torch.ones(()))
 
     def read(self, y: Tensor) -> tuple[Tensor, Tensor]:
         q = self.actor(y)
-        return q, self.unscale(q.amax(-1)) / self.reward_scale
+        return q, self.value_of(q, q)
+
+    def value_of(self, params: Tensor, value: Tensor) -> Tensor:
+        return self.unscale(params.amax(-1)) / self.reward_scale
 
     def scale(self, value: Tensor) -> Tensor:
         """h."""

@@ -62,6 +62,9 @@ class PPOConfig(CollectorOptions, TrainConfig):
     """entropy bonus; from the env's horizon where not given: over a long corridor a large one outweighs the one reward"""
     value_coef: float = 0.5
     """weight of the value loss"""
+    normalize_reward: bool | None = None
+    """learn values in units of the size of returns, as seen so far; where not given, if the first returns are not of usual
+    size, between 0.05 and 2"""
     max_grad_norm: float = 0.5
     """gradients are scaled down to this norm"""
 

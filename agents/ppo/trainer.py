@@ -12,11 +12,11 @@ from mru_rl.agents.acting.collector import Collector
 from mru_rl.agents.acting.guards import Guard
 from mru_rl.agents.acting.loop import ActingLoop
 from mru_rl.agents.acting.rollout import Rollout
-from mru_rl.agents.build import make_memory, pick_device
+from mru_rl.agents.build import make_body, pick_device
 from mru_rl.agents.nets.heads import ActionHead, action_head
 from mru_rl.agents.nets.networks import ActorCritic
 from mru_rl.agents.ppo.config import PPOConfig, ResolvedPPOConfig
-from mru_rl.agents.returns import gae
+from mru_rl.agents.returns import ReturnSize, gae
 from mru_rl.agents.trainer import Trainer
 from mru_rl.envs.input_rules import InputRules
 
@@ -96,7 +96,7 @@ class PPO:
         log_prob, entropy = self.head.log_prob_and_entropy(params, rows["action"])
         log_ratio = log_prob - rows["log_prob"]
         policy_loss = clipped_policy_loss(log_ratio, rows["advantage"], config.clip)
-        value_loss = 0.5 * (value - rows["target"]).square().mean()
+        value_loss = 0.5 * ((value - rows["target"]) / self.policy.value_scale).square().mean()
         entropy = entropy.mean()
         loss = policy_loss + config.value_coef * value_loss - config.entropy * entropy
         self.optimizer.zero_grad(set_to_none=True)
@@ -148,11 +148,15 @@ class PPOTrainer(Trainer):
         generator = torch.Generator().manual_seed(config.seed + 2)
         self.learner = PPO(self.policy, self.head, self.config, generator, self.guard)
         self.optimizer = self.learner.optimizer
+        self.scales_values: bool | None = None
+        """Whether values are in units of the size of returns; None before there was a return."""
+        self.return_size = ReturnSize(self.config.discount)
 
     @staticmethod
     def make_agent(config: PPOConfig, inputs: InputRules) -> tuple[ActionHead, ActorCritic]:
         head = action_head(inputs.action_space)
-        return head, ActorCritic(make_memory(config, inputs.size), head.num_params).to(pick_device(config.device))
+        encoder, core = make_body(config, inputs)
+        return head, ActorCritic(core, head.num_params, encoder).to(pick_device(config.device))
 
     def _make_collector(self) -> Collector:
         config = self.config
@@ -198,12 +202,42 @@ class PPOTrainer(Trainer):
         return self.config.segment
 
     def learn(self, rollout: Rollout) -> dict[str, float]:
+        self._scale_values(rollout.kept())
         return self.learner.update(rollout, self.learning_rate)
 
+    def _scale_values(self, rollout: Rollout) -> None:
+        """Say values in units of the size of returns, if that is asked for, or not usual when there are first ones."""
+        asked = self.config.normalize_reward
+        if asked is False or self.scales_values is False or not len(rollout.start_state):
+            return
+        after = rollout.data["next"]
+        self.return_size.observe(after["reward"], after["done"])
+        size = self.return_size.size
+        if size == 0:
+            return
+        first = self.scales_values is None
+        if first:
+            self.scales_values = bool(asked) or not self.return_size.is_usual
+            if self.scales_values and asked is None:
+                self.news.append(
+                    f"returns are of size {size:.3g}: values are learned in that unit (--no-normalize-reward)"
+                )
+        if self.scales_values:
+            self.policy.rescale_value(size, kept=not first)
+            if first:
+                for values in (rollout.data, rollout.data["next"]):
+                    values["state_value"] = values["state_value"] * size
+
     def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"minibatch_generator": self.learner.generator.get_state()}
+        return super().state_dict() | {
+            "minibatch_generator": self.learner.generator.get_state(),
+            "scales_values": self.scales_values,
+            "return_size": self.return_size.state_dict(),
+        }
 
     def load_state_dict(self, saved: dict[str, Any]) -> list[str]:
         lost = super().load_state_dict(saved)
         self.learner.generator.set_state(saved["minibatch_generator"])
+        self.scales_values = saved["scales_values"]
+        self.return_size.load_state_dict(saved["return_size"])
         return lost

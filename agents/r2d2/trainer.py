@@ -13,7 +13,7 @@ from mru_rl.agents.acting.behavior import EpsilonGreedy
 from mru_rl.agents.acting.guards import Guard
 from mru_rl.agents.acting.loop import ActingLoop
 from mru_rl.agents.acting.rollout import Rollout
-from mru_rl.agents.build import make_memory, pick_device
+from mru_rl.agents.build import make_body, pick_device
 from mru_rl.agents.console.errors import require
 from mru_rl.agents.nets.heads import ActionHead, value_head
 from mru_rl.agents.nets.networks import QNetwork
@@ -90,14 +90,14 @@ class R2D2:
 
     def values(self, network: QNetwork, sequences: TensorDict) -> Tensor:
         """Values of all actions [N, length + 1, actions] from the first learned step on to the one after the last."""
-        x, is_init = sequences["observation"], sequences["is_init"]
+        x, is_init = network.encode(sequences["observation"]), sequences["is_init"]
         state = network.core.decode_state(sequences["packed"]) if "packed" in sequences else sequences["state"]
         burn_in = self.config.burn_in
         if burn_in:
             with torch.no_grad():
                 state = network.core.advance(x[:, :burn_in], state, is_init[:, :burn_in])
         y, _ = network.core(x[:, burn_in:], state, is_init[:, burn_in:])
-        return network.actor(y)
+        return network.params(y, sequences["observation"][:, burn_in:])
 
 
 LOSS_METRICS = ("loss", "td_error", "q_mean", "grad_norm")
@@ -139,7 +139,8 @@ class R2D2Trainer(Trainer):
     @staticmethod
     def make_agent(config: R2D2Config, inputs: InputRules) -> tuple[ActionHead, QNetwork]:
         head = value_head(inputs.action_space)
-        network = QNetwork(make_memory(config, inputs.size), head.num_params, rescaled=config.value_rescaling)
+        encoder, core = make_body(config, inputs)
+        network = QNetwork(core, head.num_params, encoder, rescaled=config.value_rescaling)
         return head, network.to(pick_device(config.device))
 
     def start_from(self, weights: dict[str, Tensor], part: str) -> None:
@@ -183,7 +184,7 @@ class R2D2Trainer(Trainer):
             core,
             TensorDict(
                 {
-                    "observation": torch.zeros(1, steps + 1, self.env.obs_size),
+                    "observation": torch.zeros(1, steps + 1, self.env.obs_size, dtype=self.env.rules.dtype),
                     "action": torch.zeros(1, steps, dtype=torch.int64),
                     "reward": torch.zeros(1, steps),
                     "valid": torch.zeros(1, steps, dtype=torch.bool),
@@ -198,8 +199,17 @@ class R2D2Trainer(Trainer):
 
     def _warm_up(self, rollout: Rollout) -> None:
         super()._warm_up(rollout)
-        self.cutter.cut(rollout.data)  # its steps are followed, not learned from: states of other thresholds
+        self._pass_over(rollout)
+
+    def _pass_over(self, rollout: Rollout) -> None:
+        self.cutter.cut(rollout.data)  # its steps are followed, not learned from: states of another network
         self.learner.sync_target()
+
+    def _observe(self, rollout: Rollout) -> None:
+        super()._observe(rollout)
+        encoder, target = self.policy.encoder, self.learner.target.encoder
+        if encoder is not None and target is not None and encoder.norm.active:
+            target.norm.load_state_dict(encoder.norm.state_dict())  # both networks read the same numbers
 
     def learn(self, rollout: Rollout) -> dict[str, float]:
         config = self.config

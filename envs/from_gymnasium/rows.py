@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 
-from mru_rl.envs.columns import columns, counts, described, to_array
+from mru_rl.envs.columns import columns, described, side_by_side, to_array, with_texts
 
 
 class EnvError(RuntimeError):
@@ -34,7 +34,7 @@ class RowStep(NamedTuple):
 
 
 class Row:
-    """One env, restarted in the step that ends an episode. obs: [columns], int64 if the whole space counts, else float32.
+    """One env, restarted in the step that ends an episode. obs: [columns], laid out as BatchedEnv says.
 
     Raises EnvError naming the row if the env raises, if it returns what gymnasium.Env does not allow, and if an obs has
     another shape than its space or holds a number that a Discrete, MultiDiscrete or MultiBinary does not have. Floats
@@ -48,8 +48,7 @@ class Row:
         self.id = name_of(self.env)
         self.draws = getattr(self.env, "render_mode", None) == "rgb_array"
         self.final_frame: np.ndarray | None = None
-        self.space = self.env.observation_space
-        self.dtype = np.int64 if counts(self.space) else np.float32
+        self.space = with_texts(self.env.observation_space)
 
     def reset(self, seed: int | None = None) -> np.ndarray:
         self.steps = 0
@@ -97,8 +96,7 @@ class Row:
             parts = columns(self.space, obs)
         except ValueError as error:
             self._refuse(f"an obs must fit observation_space {self.space}", str(error))
-        with np.errstate(over="ignore"):  # float64 that float32 cannot hold becomes infinite, and is refused later
-            return np.concatenate(parts, dtype=self.dtype, casting="unsafe")
+        return side_by_side(self.space, parts)  # what is infinite now is refused later
 
     def _number(self, reward: Any) -> float:
         if type(reward) is float:

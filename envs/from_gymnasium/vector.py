@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mru_rl.envs.actions import action_layout
 from mru_rl.envs.base import BatchedEnv, Step, check_count, derive_seeds
-from mru_rl.envs.columns import described, from_zero
+from mru_rl.envs.columns import described, from_zero, with_texts
 from mru_rl.envs.from_gymnasium.rows import EnvError, Rows, name_of
 from mru_rl.envs.from_gymnasium.workers import WorkerRows
 from mru_rl.envs.native import native_action
@@ -84,11 +84,12 @@ class GymnasiumEnv(BatchedEnv):
             id = name_of(probe)
         try:
             action_layout(probe.action_space)
-            self._native_observation_space, self._native_action_space = probe.observation_space, probe.action_space
+            self._native_observation_space = with_texts(probe.observation_space)
+            self._native_action_space = probe.action_space
             super().__init__(
                 id=id,
                 num_envs=num_envs,
-                observation_space=from_zero(probe.observation_space),
+                observation_space=from_zero(self._native_observation_space),
                 action_space=from_zero(probe.action_space),
                 seed=seed,
                 device=device,
@@ -202,8 +203,7 @@ class GymnasiumEnv(BatchedEnv):
     def _to_tensor(self, obs: Sequence[np.ndarray], rows: Sequence[int]) -> Tensor:
         """Return one new tensor of what some rows show."""
         tensor = torch.from_numpy(np.stack(obs)).reshape(len(obs), *self._encoding.shape)
-        if tensor.dtype == torch.float32:
-            self._require_finite(tensor, "observation", rows)
+        self._require_finite(self.floats(tensor), "observation", rows)
         return tensor.to(self.device)
 
 

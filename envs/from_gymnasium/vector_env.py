@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mru_rl.envs.actions import action_layout
 from mru_rl.envs.base import BatchedEnv, Step, check_count, derive_seeds
-from mru_rl.envs.columns import described, from_zero, to_array
+from mru_rl.envs.columns import described, from_zero, to_array, with_texts
 from mru_rl.envs.from_gymnasium.rows import EnvError, name_of
 from mru_rl.envs.from_gymnasium.vector import WORKER_OPTIONS, GymnasiumEnv, missing_package, time_limit
 from mru_rl.envs.native import from_native, native_action
@@ -65,13 +65,13 @@ class VectorEnvAsBatched(BatchedEnv):
         spec, inner = env.spec, _first_env(env)
         if id is None:
             id = spec.id if spec else type(env.unwrapped).__name__ if inner is None else name_of(inner)
-        self._native_observation_space = env.single_observation_space
+        self._native_observation_space = with_texts(env.single_observation_space)
         self._native_action_space = env.single_action_space
         action_layout(env.single_action_space)
         super().__init__(
             id=id,
             num_envs=env.num_envs,
-            observation_space=from_zero(env.single_observation_space),
+            observation_space=from_zero(self._native_observation_space),
             action_space=from_zero(env.single_action_space),
             seed=seed,
             device=device,
@@ -202,8 +202,7 @@ class VectorEnvAsBatched(BatchedEnv):
             self._refuse(f"an obs must fit single_observation_space {self._native_observation_space}", str(error))
         if rows is None and len(obs) != self.num_envs:
             self._refuse(f"an obs must have {self.num_envs} rows", f"{len(obs)}")
-        if obs.dtype == torch.float32:
-            self._require_finite(obs, "observation", range(self.num_envs) if rows is None else rows)
+        self._require_finite(self.floats(obs), "observation", range(self.num_envs) if rows is None else rows)
         return obs.to(self.device)
 
     def _column(self, name: str, value: Any, kinds: str) -> Tensor:

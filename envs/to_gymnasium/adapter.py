@@ -13,7 +13,8 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from mru_rl.envs.base import BatchedEnv, check_count
-from mru_rl.envs.encoding import leaves
+from mru_rl.envs.columns import is_bytes, is_packed, text_of
+from mru_rl.envs.encoding import Encoding, leaves
 from mru_rl.envs.registry import make
 
 
@@ -155,26 +156,38 @@ def to_native(space: spaces.Space, obs: Tensor) -> Any:
     flat = obs.detach().cpu().numpy()
     if isinstance(space, spaces.Discrete):
         return flat.astype(space.dtype) if flat.ndim else np.dtype(space.dtype).type(flat)
-    return _unflatten(space, flat, 0)[0]
+    if not is_packed(space):
+        return _unflatten(space, _Columns(flat, flat[..., :0]))
+    encoding = Encoding(space, device=obs.device)
+    floats, rest = encoding.split(obs.detach())
+    return _unflatten(space, _Columns(floats.cpu().numpy(), rest.cpu().numpy()))
 
 
-def _unflatten(space: spaces.Space, flat: np.ndarray, column: int) -> tuple[Any, int]:
-    """Return the value that begins at a column of flat [..., columns], and the column behind it."""
+class _Columns:
+    """The columns [..., n] of an obs, taken one leaf after the other."""
+
+    def __init__(self, floats: np.ndarray, rest: np.ndarray) -> None:
+        self._left = {False: floats, True: rest}
+
+    def take(self, count: int, *, bytes: bool) -> np.ndarray:
+        left = self._left[bytes]
+        self._left[bytes] = left[..., count:]
+        return left[..., :count]
+
+
+def _unflatten(space: spaces.Space, columns: _Columns) -> Any:
+    """Return the value whose columns come next."""
     if isinstance(space, spaces.Tuple):
-        parts = []
-        for part in space.spaces:
-            value, column = _unflatten(part, flat, column)
-            parts.append(value)
-        return tuple(parts), column
+        return tuple(_unflatten(part, columns) for part in space.spaces)
     if isinstance(space, spaces.Dict):
-        named = {}
-        for name, part in space.spaces.items():
-            named[name], column = _unflatten(part, flat, column)
-        return named, column
+        return {name: _unflatten(part, columns) for name, part in space.spaces.items()}
     (leaf,) = leaves(space)
-    values = flat[..., column : column + leaf.columns].astype(space.dtype)
-    shaped = values.reshape((*flat.shape[:-1], *(space.shape or ())))
-    return shaped if shaped.ndim else np.dtype(space.dtype).type(shaped), column + leaf.columns
+    taken = columns.take(leaf.columns, bytes=is_bytes(space))
+    if isinstance(space, spaces.Text):
+        return text_of(space, taken) if taken.ndim == 1 else tuple(text_of(space, row) for row in taken)
+    values = taken.astype(space.dtype)
+    shaped = values.reshape((*values.shape[:-1], *(space.shape or ())))
+    return shaped if shaped.ndim else np.dtype(space.dtype).type(shaped)
 
 
 def to_action(actions: Any, env: BatchedEnv) -> Tensor:

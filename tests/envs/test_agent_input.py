@@ -43,9 +43,9 @@ def test_encoding_equals_gymnasium_flatten(space):
 
 def test_an_unsupported_observation_space_is_named_with_what_is_supported():
     with pytest.raises(
-        ValueError, match=r"observation space Text\(.*not supported; supported are Discrete, Multi.*wrap"
+        ValueError, match=r"observation space Sequence\(.*not supported; supported are Discrete, Multi.*wrap"
     ):
-        Encoding(spaces.Text(3), device=torch.device("cpu"))
+        Encoding(spaces.Sequence(spaces.Discrete(2)), device=torch.device("cpu"))
 
 
 def test_null_action_is_zero_or_the_lowest_there_is():

@@ -94,6 +94,7 @@ def test_numbers_of_python_tuples_of_tensors_and_images_of_torch_are_taken():
 
 
 DISCRETE, BOX = spaces.Discrete(3, start=1), spaces.Box(-1, 1, (2,))
+IMAGE = spaces.Box(0, 255, (2, 2), np.uint8)
 DICT = spaces.Dict({"a": DISCRETE, "b": BOX})
 
 
@@ -123,7 +124,13 @@ DICT = spaces.Dict({"a": DISCRETE, "b": BOX})
         (DICT, torch.tensor([0.5, 0, 0]), "in a tensor, which counts from 0"),
         (spaces.Tuple([BOX, BOX]), (np.zeros(2),), "got a tuple of 1"),
         (spaces.Tuple([BOX, BOX]), (), "got a tuple of 0"),
-        (spaces.Text(3), "abc", r"observation space Text.*not supported"),
+        (spaces.Text(3), "abcd", r"got a text of 4 characters, 'abcd', where at most 3 fit"),
+        (spaces.Text(3), "a-b", r"'-', which is not among its characters"),
+        (spaces.Text(3), 3, "got int 3"),
+        (spaces.Sequence(BOX), (), r"observation space Sequence.*not supported"),
+        (IMAGE, np.full((2, 2), 256), "got int64.*where the space has bytes"),
+        (IMAGE, np.zeros((2, 2), np.float32), "got float32.*where the space has bytes"),
+        (IMAGE, torch.zeros(2, 2), "got a tensor float32"),
     ],
 )
 def test_what_does_not_fit_the_space_is_refused_in_one_line(space, obs, words):

@@ -149,20 +149,26 @@ def test_numbers_start_at_zero_on_both_sides_where_the_envs_own_do_not():
     assert env._rows.rows[0].env.unwrapped.got == [1]
 
 
-def test_dict_and_image_observations_become_one_float_tensor():
+def test_a_dict_with_an_image_becomes_one_tensor_of_bytes_numbers_first():
     space = spaces.Dict({"z": spaces.Discrete(3), "a": spaces.Box(0, 255, (2, 2), np.uint8)})
     obs = {"z": 2, "a": np.array([[1, 2], [3, 255]], dtype=np.uint8)}
     env = make("mru_rl_test/Scripted-v0", 2, observation_space=space, obs=obs)
     seen = env.reset()
-    assert seen.dtype == torch.float32
-    assert seen.tolist() == [[1, 2, 3, 255, 2]] * 2  # gymnasium orders a Dict by its keys
-    assert env.encode(seen).tolist() == [[1, 2, 3, 255, 0, 0, 1]] * 2
+    two, picture = np.array([2.0], dtype=np.float32).view(np.uint8).tolist(), [1, 2, 3, 255]
+    assert seen.dtype == torch.uint8
+    assert seen.tolist() == [[*two, *picture]] * 2
+    one_hot = np.array([0, 0, 1], dtype=np.float32).view(np.uint8).tolist()
+    assert env.encode(seen).tolist() == [[*one_hot, *picture]] * 2
+    assert env.obs_size == 16
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"observation_space": spaces.Text(3)}, r"observation space Text.*not supported; supported are Discrete"),
+        (
+            {"observation_space": spaces.Sequence(spaces.Discrete(2))},
+            r"space Sequence.*not supported; supported are Discrete",
+        ),
         ({"action_space": spaces.MultiBinary(2)}, r"action space MultiBinary\(2\) is not supported; supported are"),
         ({"action_space": spaces.Tuple([spaces.Discrete(2)])}, r"action space Tuple.*not supported"),
         ({"action_space": spaces.Box(0, 3, (1,), np.int32)}, r"action space Box.*int32\) is not supported"),

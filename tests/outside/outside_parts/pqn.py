@@ -15,7 +15,7 @@ from mru_rl.agents import Task, TrainConfig, Trainer, register_algorithm
 from mru_rl.agents.acting.behavior import EpsilonGreedy
 from mru_rl.agents.acting.loop import ActingLoop
 from mru_rl.agents.acting.rollout import Rollout
-from mru_rl.agents.build import make_memory
+from mru_rl.agents.build import make_body
 from mru_rl.agents.nets.heads import ActionHead, value_head
 from mru_rl.agents.nets.networks import QNetwork
 from mru_rl.envs.input_rules import InputRules
@@ -71,7 +71,8 @@ class PQNTrainer(Trainer):
     @staticmethod
     def make_agent(config: PQNConfig, inputs: InputRules) -> tuple[ActionHead, QNetwork]:
         head = value_head(inputs.action_space)
-        return head, QNetwork(make_memory(config, inputs.size), head.num_params, rescaled=False)
+        encoder, core = make_body(config, inputs)
+        return head, QNetwork(core, head.num_params, encoder, rescaled=False)
 
     @property
     def segment(self) -> int:

@@ -1,0 +1,119 @@
+"""Actions that an env's mask leaves out are never taken, and learning knows it."""
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from mru_rl.agents import PPOConfig, R2D2Config, load, train
+from mru_rl.agents.nets.networks import FORBIDDEN
+from mru_rl.agents.ppo.trainer import PPOTrainer
+from mru_rl.agents.r2d2.trainer import R2D2Trainer
+
+
+class Masked(gymnasium.Env):
+    """Of five actions some are there, others at every step; one that is not raises. The lowest that is there is paid."""
+
+    def __init__(self, actions=None, none_at=None):
+        self.action_space = actions or spaces.Discrete(5)
+        self.sizes = [5] if isinstance(self.action_space, spaces.Discrete) else self.action_space.nvec.tolist()
+        self.none_at = none_at
+        count = sum(self.sizes)
+        self.observation_space = spaces.Dict(
+            {"observation": spaces.Box(-1, 1, (2,)), "action_mask": spaces.Box(0, 1, (count,), np.int8)}
+        )
+
+    def _obs(self):
+        self.mask = [self.np_random.integers(2, size=n).astype(np.int8) for n in self.sizes]
+        for part in self.mask:
+            part[self.np_random.integers(len(part))] = 1
+        if self.step_ == self.none_at:
+            self.mask = [0 * part for part in self.mask]
+        return {"observation": np.zeros(2, np.float32), "action_mask": np.concatenate(self.mask)}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.step_ = 0
+        return self._obs(), {}
+
+    def step(self, action):
+        chosen = np.atleast_1d(action)
+        assert all(part[a] for part, a in zip(self.mask, chosen, strict=True)), f"{action} of {self.mask}"
+        reward = float(all(part.argmax() == a for part, a in zip(self.mask, chosen, strict=True)))
+        self.step_ += 1
+        over = self.step_ >= 10
+        obs = self._obs()
+        if over:
+            obs["action_mask"][:] = 0  # as many envs do at the end
+        return obs, reward, over, False, {}
+
+
+PARTS = spaces.MultiDiscrete([3, 2])
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "actions"),
+    [(PPOConfig, None), (R2D2Config, None), (PPOConfig, PARTS)],
+    ids=["ppo", "r2d2", "ppo, several parts"],
+)
+def test_no_action_that_is_not_there_is_ever_taken(algorithm, actions, tmp_path):
+    env = lambda: Masked(actions)  # noqa: E731
+    config = algorithm(env=env, steps=2_000, num_envs=4, segment=20, run_dir=tmp_path / "run", tensorboard=False)
+    run = train(config, progress=False)
+    found = run.evaluate(env=env, episodes=16, progress=False)
+    assert found.episodes == 16
+    if algorithm is PPOConfig:
+        run.evaluate(env=env, episodes=16, sample=True, progress=False)
+
+
+def test_learning_uses_the_mask(tmp_path):
+    config = PPOConfig(
+        env=Masked, steps=30_000, num_envs=16, segment=20, core="gru", run_dir=tmp_path / "run", tensorboard=False
+    )
+    run = train(config, progress=False)
+    assert (
+        run.evaluate(env=Masked, episodes=64, progress=False).return_mean > 9
+    )  # of 10; any one that is there: about 5
+
+
+@pytest.mark.parametrize("trainer", [PPOTrainer, R2D2Trainer])
+def test_actions_that_are_not_there_have_probability_zero_and_the_least_value(trainer):
+    config = (PPOConfig if trainer is PPOTrainer else R2D2Config)(env=Masked, num_envs=4, segment=20, steps=2_000)
+    made = trainer(config)
+    _, rollout = made.update()
+    data, policy = rollout.data, made.policy
+    out = policy(data["observation"], rollout.start_state, data["is_init"])
+    allowed = policy.encoder.allowed(data["observation"])
+    assert not allowed.all()
+    assert torch.equal(out.params == FORBIDDEN, ~allowed)
+    assert allowed.gather(-1, data["action"].unsqueeze(-1)).all()
+    assert out.value.isfinite().all()
+    assert out.value.abs().max() < 100
+
+
+def test_a_mask_that_leaves_no_action_is_an_error_that_names_the_row():
+    trainer = PPOTrainer(PPOConfig(env=lambda: Masked(none_at=3), num_envs=2, segment=20, steps=2_000))
+    with pytest.raises(ValueError, match=r"an action_mask of Masked leaves no action, in row 0; the env must end"):
+        trainer.update()
+
+
+def test_an_agent_acts_within_the_mask_it_is_shown(tmp_path):
+    run = train(PPOConfig(env=Masked, steps=400, num_envs=2, segment=20, run_dir=tmp_path / "run"), progress=False)
+    agent, env = load(run), Masked()
+    obs, _ = env.reset(seed=0)
+    state, start = agent.initial_state(), True
+    for _ in range(9):
+        action, state = agent.act(obs, state, start, sample=True, generator=torch.Generator().manual_seed(0))
+        obs, *_ = env.step(action)
+        start = False
+
+
+def test_a_mask_of_another_length_is_refused_before_anything_is_collected():
+    class Short(Masked):
+        def __init__(self):
+            super().__init__()
+            self.observation_space["action_mask"] = spaces.Box(0, 1, (4,), np.int8)
+
+    with pytest.raises(ValueError, match=r"an action_mask has one number for each of 5 action.*has 4"):
+        PPOTrainer(PPOConfig(env=Short, num_envs=2, segment=20))
