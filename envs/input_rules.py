@@ -52,6 +52,7 @@ class InputRules:
         zero = torch.zeros(int(previous_reward), dtype=null.dtype, device=self.device)
         self._at_start = torch.cat((null if previous_action else null[:0], starting, zero))
         self.size = self._obs_size() + len(self._at_start)
+        self.dtype = torch.float32
         self._shape: torch.Size | None = None
 
     def _obs_size(self) -> int:
