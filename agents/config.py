@@ -143,7 +143,8 @@ class RunOptions:
     workers: Literal["sync", "process"] = "sync"
     """gymnasium envs only: all in this process, or one process each (for slow envs)"""
     checkpoint_seconds: float = 30.0
-    """a checkpoint is written this often, and at the end"""
+    """a checkpoint is written this often, and at the end; less often where writing one takes more than a second, so that it
+    takes at most 5 % of the time"""
     tensorboard: bool = True
     """write TensorBoard events beside metrics.jsonl"""
     logger: tuple[str, ...] = ()

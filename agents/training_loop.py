@@ -37,6 +37,8 @@ WAIT = "wait for its end, or train with another {run_dir}"
 """What to do where another process trains a run."""
 _LOG_SECONDS = 1.0  # a record at most this often, so that a fast run's metrics file stays small
 _EVALUATED_ROWS = 64
+_LONG_SAVE_SECONDS = 1.0  # to write a checkpoint that takes longer than this
+_SAVE_SHARE = 0.05  # is at most this part of a run
 
 
 class Training:
@@ -174,6 +176,7 @@ class Training:
             shown = stack.enter_context(Progress(label, config.steps)) if self._progress else None
             self._best = _best_so_far(run)
             saved_at = recorded_at = time.monotonic()
+            between_saves = config.checkpoint_seconds
             recorded_steps = trainer.steps
             failure: Exception | None = None
             if trainer.steps == 0:
@@ -195,10 +198,13 @@ class Training:
                         logger.log(self.record)
                     if shown is not None:
                         shown.show(trainer.steps, _details(self.record))
-                if now - saved_at >= config.checkpoint_seconds or finished:
+                if now - saved_at >= between_saves or finished:
+                    began = time.monotonic()
                     failure = self._save() or failure
                     ending = ending or bool(self._stop) or failure is not None
                     saved_at = time.monotonic()
+                    between_saves = seconds_between_saves(config.checkpoint_seconds, saved_at - began)
+                del rollout  # not beside the next one
         if failure is not None:
             raise failure
         if trainer.steps >= config.steps or self._stop:
@@ -310,6 +316,11 @@ class Training:
         config, path = to_json(self.config), self.run.path
         named = dict.fromkeys([*(["tensorboard"] if self.config.tensorboard else []), *self.config.logger])
         return [make_logger(name, path, config, self.steps) for name in named]
+
+
+def seconds_between_saves(least: float, took: float) -> float:
+    """Seconds from one checkpoint to the next, where writing the last one took so many: saving must not be what a run does."""
+    return max(least, took / _SAVE_SHARE) if took > _LONG_SAVE_SECONDS else least
 
 
 def _best_so_far(run: RunDirectory) -> float:

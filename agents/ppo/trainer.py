@@ -13,6 +13,8 @@ from mru_rl.agents.acting.guards import Guard
 from mru_rl.agents.acting.loop import ActingLoop
 from mru_rl.agents.acting.rollout import Rollout
 from mru_rl.agents.build import make_body, pick_device
+from mru_rl.agents.console.room import memory_notes
+from mru_rl.agents.nets.activations import bytes_to_learn_from
 from mru_rl.agents.nets.heads import ActionHead, action_head
 from mru_rl.agents.nets.networks import ActorCritic
 from mru_rl.agents.ppo.config import PPOConfig, ResolvedPPOConfig
@@ -195,7 +197,17 @@ class PPOTrainer(Trainer):
                 f"--steps {config.steps:,} are {rollouts} rollout(s) of {size:,} env steps{warm_up}: few to learn from; give "
                 "more --steps, fewer --num-envs or a shorter --segment"
             )
-        return notes
+        return notes + self._memory_notes()
+
+    def _memory_notes(self) -> list[str]:
+        config, rules = self.config, self.env.rules
+        obs, learned_from = rules.size * rules.dtype.itemsize, bytes_to_learn_from(self.policy, rules)
+        parts = {
+            "rollout": 2 * config.num_envs * self.segment * obs,  # steps, then what they are put into
+            "learning": -(-config.num_envs // config.minibatches) * self.segment * learned_from,
+        }
+        less = "fewer --num-envs, a shorter --segment or more --minibatches"
+        return memory_notes(parts, less, elsewhere=self.device != "cpu")
 
     @property
     def segment(self) -> int:

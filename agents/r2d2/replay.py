@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +53,11 @@ class ProportionalSampler(Sampler):
     def state_dict(self) -> dict[str, Any]:
         return {"priority": self.priority, "greatest": self.greatest}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.priority, self.greatest = state_dict["priority"].clone(), state_dict["greatest"]
+    def load_state_dict(self, state_dict: dict[str, Any], count: int, oldest: int = 0) -> None:
+        """The first `count` priorities of a state_dict, that of the slot `oldest` first."""
+        self.priority.zero_()
+        self.priority[:count] = state_dict["priority"][:count].roll(-oldest)
+        self.greatest = state_dict["greatest"]
 
     def _empty(self) -> None:
         self.priority.zero_()
@@ -64,7 +69,11 @@ class ProportionalSampler(Sampler):
 
 
 class SequenceReplay:
-    """Keeps the newest sequences and draws batches of them by priority. folder: keeps them in memory-mapped files there."""
+    """Keeps the newest sequences and draws batches of them by priority.
+
+    What it takes grows as it fills, twofold each time, up to capacity; the priorities have all their slots from the start.
+    folder: keeps them in memory-mapped files there.
+    """
 
     def __init__(
         self,
@@ -75,16 +84,20 @@ class SequenceReplay:
         generator: torch.Generator,
         folder: Path | None = None,
     ) -> None:
-        self.capacity, self.folder = capacity, folder
-        storage = (
-            LazyTensorStorage(capacity)
-            if folder is None
-            else LazyMemmapStorage(capacity, scratch_dir=str(folder), existsok=True)
-        )
+        self.capacity, self.folder, self.generator = capacity, folder, generator
         self.sampler = ProportionalSampler(capacity, priority_exponent, importance_exponent)
+        self._lay_out(capacity)
+
+    def _lay_out(self, slots: int) -> None:
+        """An empty buffer of so many slots, which takes nothing before its first sequence."""
+        storage = (
+            LazyTensorStorage(slots)
+            if self.folder is None
+            else LazyMemmapStorage(self.capacity, scratch_dir=str(self.folder), existsok=True)
+        )
         self._buffer = ReplayBuffer(storage=storage, sampler=self.sampler)
-        self._buffer.set_rng(generator)
-        self.generator = generator
+        self._buffer.set_rng(self.generator)
+        self._reserved = 0
 
     def __len__(self) -> int:
         return len(self._buffer)
@@ -95,15 +108,35 @@ class SequenceReplay:
             self._add(sequences[-self.capacity :])
 
     def _add(self, sequences: TensorDict) -> None:
-        first = len(self) == 0  # files are laid out for all that replay will hold
+        slots = min(len(self) + len(sequences), self.capacity)
         try:
+            if self.folder is None or len(self):
+                self._reserve(slots)
             self._buffer.extend(sequences)
-        except RuntimeError as error:  # torch's only word for a file it cannot make
-            if self.folder is None or "unable to resize file" not in str(error):
+            self._reserve(slots)  # files are there from the first sequences on
+        except RuntimeError as error:  # torch's only word for a file it cannot make, or memory it does not get
+            if not re.search("unable to resize file|can't allocate memory", str(error)):
                 raise
-            raise OSError(errno.ENOSPC, f"no room for replay ({error})", str(self.folder)) from error
-        if self.folder is not None and first:
-            preallocate(self.folder)
+            number = errno.ENOMEM if self.folder is None else errno.ENOSPC
+            raise OSError(number, f"no room for replay ({error})", str(self.folder or "memory")) from error
+
+    def _reserve(self, slots: int) -> None:
+        """Take what so many sequences need, or more: the capacity, halved as often as they fit."""
+        if slots <= self._reserved:
+            return
+        reserved = self.capacity
+        while reserved // 2 >= slots:
+            reserved //= 2
+        if self.folder is not None:
+            preallocate(self.folder, reserved / self.capacity)
+        else:
+            count, before = len(self), self._buffer
+            written = before.writer.state_dict()["_write_count"]
+            self._lay_out(reserved)
+            if count:  # not by extend, which would give them new priorities
+                self._buffer.storage.set(slice(0, count), before[:count])
+            self._buffer.writer.load_state_dict({"_cursor": count, "_write_count": written})
+        self._reserved = reserved
 
     def sample(self, batch: int) -> tuple[TensorDict, Tensor, Tensor]:
         """Sequences [batch], their slots, and importance weights in (0, 1] [batch]."""
@@ -119,12 +152,15 @@ class SequenceReplay:
         self.sampler.update_priority(slots.cpu(), priority.cpu())
 
     def state_dict(self) -> dict[str, Any]:
-        """All sequences by slot, their priorities, where the next one goes and the state of the generator."""
+        """All sequences by slot, their priorities, where the next one goes and the state of the generator.
+
+        The sequences are not copied: save them, or load them elsewhere, before replay goes on.
+        """
         count = len(self)
+        held = self._buffer[:count].flatten_keys().to_dict() if count else {}
         return {
-            "sequences": {k: v.clone() for k, v in self._buffer[:count].flatten_keys().to_dict().items()}
-            if count
-            else {},
+            # through numpy, so that what lies behind a tensor, and is saved with it, ends with the last sequence
+            "sequences": {name: torch.from_numpy(column.numpy()) for name, column in held.items()},
             "count": count,
             "sampler": self.sampler.state_dict(),
             "writer": self._buffer.writer.state_dict(),
@@ -135,12 +171,13 @@ class SequenceReplay:
         """Go on from a state_dict.
 
         like: sequences [any] of the run that loads it. Raises ValueError where the saved ones have other shapes, as
-        those of a core of another width, and where it kept another number of sequences.
+        those of a core of another width, and where there are more than replay keeps. One that keeps more than the saved
+        one did goes on from the oldest at slot 0.
         """
         count, kept = saved["count"], len(saved["sampler"]["priority"])
         require(
-            kept == self.capacity,
-            f"replay keeps {self.capacity} sequences, the saved one kept {kept}; set {{replay_sequences}} to what it was",
+            count <= self.capacity,
+            f"replay keeps {self.capacity} sequences, the saved one holds {count}; set {{replay_sequences}} to what it was",
         )
         expected = like.flatten_keys()
         for name in sorted({*expected.keys(), *saved["sequences"]} if count else ()):
@@ -153,11 +190,16 @@ class SequenceReplay:
                 "another core, sequence length or env filled it; resume with the config.json it was saved with, or drop it "
                 "with save_replay=False (--no-save-replay)",
             )
-        self._buffer.empty()
+        cursor = saved["writer"]["_cursor"] if count == kept else count % self.capacity
+        oldest = 0
+        if count == kept != self.capacity:
+            oldest, cursor = cursor, count
+        self._lay_out(self.capacity)
         if count:
-            self._add(TensorDict(saved["sequences"], batch_size=[count]).unflatten_keys())
-        self.sampler.load_state_dict(saved["sampler"])
-        self._buffer.writer.load_state_dict(saved["writer"])
+            sequences = {name: v.roll(-oldest, 0) if oldest else v for name, v in saved["sequences"].items()}
+            self._add(TensorDict(sequences, batch_size=[count]).unflatten_keys())
+        self.sampler.load_state_dict(saved["sampler"], count, oldest)
+        self._buffer.writer.load_state_dict(saved["writer"] | {"_cursor": cursor})
         self.generator.set_state(saved["generator"])
 
 
@@ -170,13 +212,16 @@ def _said(shape: tuple[list[int], torch.dtype] | None) -> str:
     return "absent" if shape is None else f"{str(shape[1]).removeprefix('torch.')} {shape[0]}"
 
 
-def preallocate(folder: Path) -> None:
-    """Have the disk hold all of the files in a folder. Raises OSError where it cannot: a file with holes would kill the
-    process (SIGBUS) when the disk is full later."""
+def preallocate(folder: Path, share: float = 1.0) -> None:
+    """Have the disk hold the first part of each file in a folder. Raises OSError where it cannot: a hole that is written to
+    would kill the process (SIGBUS) when the disk is full later."""
     if not hasattr(os, "posix_fallocate"):
         return
     for path in folder.rglob("*.memmap"):
         with path.open("rb+") as file:
             size = path.stat().st_size
             if size:
-                os.posix_fallocate(file.fileno(), 0, size)
+                try:
+                    os.posix_fallocate(file.fileno(), 0, min(math.ceil(size * share), size))
+                except OSError as error:
+                    raise OSError(error.errno, f"no room for replay ({error.strerror})", str(folder)) from error

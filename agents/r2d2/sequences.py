@@ -31,7 +31,7 @@ class SequenceCutter:
         self.length, self.burn_in, self.stride = length, burn_in, length - overlap
         self.steps = burn_in + length
         self._tail: TensorDict | None = None
-        """The last steps - 1 steps of every env, and under "age" how many steps of its episode came before each."""
+        """_KEPT of the last steps - 1 steps of every env; "age" is how many steps of its episode came before each."""
 
     def cut(self, data: TensorDict, finite_rows: Tensor | None = None) -> TensorDict:
         """Sequences [N] that ended in a rollout [B, T], which follows the one before it; in finite_rows, bool [B], alone.
@@ -40,18 +40,20 @@ class SequenceCutter:
         is_init [N, steps + 1]; terminated [N]; state [N, layers, S], the memory before the first step.
         """
         age = self._ages(data["is_init"])
-        data = data.select("observation", "action", "is_init", "state", "next").set("age", age)
+        after = data["next"]
+        data = data.select(*_KEPT, strict=False).set("age", age)
         lived = age + 1
-        ends = data["next", "done"] | ((lived >= self.length) & ((lived - self.length) % self.stride == 0))
+        ends = after["done"] | ((lived >= self.length) & ((lived - self.length) % self.stride == 0))
         if finite_rows is not None:
             ends = ends & finite_rows.unsqueeze(1)
         row, last = ends.nonzero().unbind(1)
+        after = after.select("observation", "terminated")[row, last]
         if self._tail is not None:
             data = torch.cat([self._tail, data], dim=1)
             last = last + self._tail.shape[1]
         kept = max(self.steps - 1, 1)  # one at least, for its age
         self._tail = data[:, max(data.shape[1] - kept, 0) :].clone()
-        return self._gather(data, row, last)
+        return self._gather(data, row, last, after)
 
     def _ages(self, is_init: Tensor) -> Tensor:
         """How many steps of its episode came before each step, int64 [B, T]."""
@@ -60,22 +62,23 @@ class SequenceCutter:
         begun = torch.where(is_init, step, -1).cummax(1).values  # step of the last start in this rollout
         return torch.where(begun >= 0, step - begun, carried + 1 + step)
 
-    def _gather(self, data: TensorDict, row: Tensor, last: Tensor) -> TensorDict:
+    def _gather(self, data: TensorDict, row: Tensor, last: Tensor, after: TensorDict) -> TensorDict:
         offset = torch.arange(-self.steps + 1, 1, device=last.device)
         step = last[:, None] + offset
         valid = data["age"][row, last][:, None] + offset >= 0
         step = torch.where(valid, step, last[:, None])  # padding reads a step that is there, and is blanked below
-        chosen = data[row[:, None], step]
-        after = data["next", "observation"][row, last]
+        chosen = data.exclude("state")[row[:, None], step]
         return TensorDict(
             {
-                "observation": torch.cat([_blank(chosen["observation"], valid), after[:, None]], dim=1),
+                "observation": torch.cat(
+                    [_blank(chosen["observation"], valid), after["observation"].unsqueeze(1)], dim=1
+                ),
                 "action": _blank(chosen["action"], valid),
                 "reward": _blank(chosen["next", "reward"], valid),
                 "valid": valid,
                 "is_init": torch.cat([chosen["is_init"] & valid, torch.zeros_like(valid[:, :1])], dim=1),
-                "terminated": data["next", "terminated"][row, last],
-                "state": _blank(chosen["state"][:, 0], valid[:, 0]),
+                "terminated": after["terminated"],
+                "state": _blank(data["state"][row, step[:, 0]], valid[:, 0]),
             },
             batch_size=row.shape,
         )
@@ -88,8 +91,11 @@ class SequenceCutter:
         """Go on from a state_dict."""
         tail = saved["tail"]
         if tail is not None:
-            tail = TensorDict(tail, batch_size=tail["is_init"].shape).unflatten_keys()
+            tail = TensorDict(tail, batch_size=tail["is_init"].shape).unflatten_keys().select(*_KEPT)
         self._tail = tail
+
+
+_KEPT = ("observation", "action", "is_init", "state", ("next", "reward"), "age")
 
 
 def _blank(values: Tensor, valid: Tensor) -> Tensor:

@@ -15,6 +15,8 @@ from mru_rl.agents.acting.loop import ActingLoop
 from mru_rl.agents.acting.rollout import Rollout
 from mru_rl.agents.build import make_body, pick_device
 from mru_rl.agents.console.errors import require
+from mru_rl.agents.console.room import disk_notes, memory_notes
+from mru_rl.agents.nets.activations import bytes_to_learn_from
 from mru_rl.agents.nets.heads import ActionHead, value_head
 from mru_rl.agents.nets.networks import QNetwork
 from mru_rl.agents.r2d2.config import R2D2Config, ResolvedR2D2Config
@@ -125,7 +127,9 @@ class R2D2Trainer(Trainer):
         self.collector = ActingLoop(self.env, self.policy, self.head, generator, EpsilonGreedy(epsilon), self.guard)
         self.cutter = SequenceCutter(config.sequence, config.burn_in, config.overlap)
         self.replay = SequenceReplay(
-            config.replay_sequences,
+            min(
+                config.replay_sequences, config.steps + config.segment * config.num_envs
+            ),  # one a step is the most there is
             priority_exponent=config.priority_exponent,
             importance_exponent=config.importance_exponent,
             generator=torch.Generator().manual_seed(config.seed + 2),
@@ -155,18 +159,9 @@ class R2D2Trainer(Trainer):
 
     def notes(self) -> list[str]:
         config = self.config
-        size = bytes_per_sequence(self.sequence_like(config.stored_state))
-        notes = [
-            f"replay of {config.replay_sequences:,} sequences of {self.cutter.steps} steps, {size:,} bytes each: at most "
-            f"{config.replay_sequences * size / 2**20:,.0f} MiB {'on disk' if config.replay_storage == 'disk' else 'of memory'}"
-            + (
-                ", as much again in each of 3 checkpoints (--no-save-replay leaves it out)"
-                if config.save_replay
-                else ""
-            )
-        ]
         learned = config.steps - (0 if self.warmed_up else self.segment * config.num_envs)
         inserted = max(learned, 0) // self.cutter.stride
+        notes = self._storage_notes(min(inserted, self.replay.capacity))
         gradient_steps = int(
             max(inserted - self.config.learning_starts, 0) * config.samples_per_insert / self.config.batch
         )
@@ -177,14 +172,42 @@ class R2D2Trainer(Trainer):
             )
         return notes
 
+    def _storage_notes(self, held: int) -> list[str]:
+        """What a run will take, whose replay comes to hold so many sequences."""
+        config, capacity = self.config, self.replay.capacity
+        size = bytes_per_sequence(self.sequence_like(config.stored_state))
+        on_disk, replay = config.replay_storage == "disk", held * size
+        more = f"; up to {capacity:,} sequences where episodes are shorter than --sequence" if held < capacity else ""
+        saved = ", as much again in each of 3 checkpoints (--no-save-replay leaves it out)"
+        sequences = (
+            f"replay of {held:,} sequences of {self.cutter.steps} steps, {size:,} bytes each: {replay / 2**20:,.0f} MiB "
+            f"{'on disk' if on_disk else 'of memory'}{saved if config.save_replay else ''}{more}"
+        )
+        rules, rows = self.env.rules, config.num_envs
+        obs, state = rules.size * rules.dtype.itemsize, self.policy.core.initial_state(1).nbytes
+        parts = {
+            "rollout": 2 * rows * self.segment * (2 * obs + state),  # steps, then what they are put into
+            "sequences in the making": 2 * rows * (self.cutter.steps - 1) * (obs + state),
+            "learning": config.batch * self.cutter.steps * bytes_to_learn_from(self.policy, rules),
+        }
+        disk = replay * (on_disk + 3 * config.save_replay)
+        if not on_disk:
+            parts["replay"] = replay
+        less = "a smaller --replay-sequences, --replay-storage disk or fewer --num-envs"
+        return [
+            sequences,
+            *memory_notes(parts, less, elsewhere=self.device != "cpu"),
+            *disk_notes(disk, config.run_dir, "a smaller --replay-sequences or --no-save-replay"),
+        ]
+
     def sequence_like(self, stored_state: str) -> TensorDict:
         """A sequence [1] of zeros as replay holds them with states stored in that way."""
-        steps, core = self.cutter.steps, self.policy.core
+        steps, core, rules = self.cutter.steps, self.policy.core, self.env.rules
         return _packed(
             core,
             TensorDict(
                 {
-                    "observation": torch.zeros(1, steps + 1, self.env.obs_size, dtype=self.env.rules.dtype),
+                    "observation": torch.zeros(1, steps + 1, rules.size, dtype=rules.dtype),
                     "action": torch.zeros(1, steps, dtype=torch.int64),
                     "reward": torch.zeros(1, steps),
                     "valid": torch.zeros(1, steps, dtype=torch.bool),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
-import io
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -19,6 +19,7 @@ from mru_rl.agents.console.streams import warn
 FORMAT = 1
 _MAGIC = b"mru_rl checkpoint "
 _DIGITS = 12
+_PART = 1 << 20
 
 
 class CheckpointError(OptionError):
@@ -34,12 +35,19 @@ def write_atomically(path: Path, content: bytes) -> None:
 
     Raises OSError naming the file where it cannot be written, as on a full disk; what was there before still is.
     """
+    with _replacing(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which takes the place of the one at the path at the end, as write_atomically says."""
     if path.exists() and not path.is_file():  # the rename would put a file in the place of a device
         raise FileExistsError(errno.EEXIST, "is there and no regular file; name another", str(path))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -56,11 +64,42 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Write tensors, numbers, strings and containers of them: one header line with format and SHA-256, then torch.save."""
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    body = buffer.getvalue()
-    header = _MAGIC + f"{FORMAT} {hashlib.sha256(body).hexdigest()}\n".encode()
-    write_atomically(path, header + body)
+    with _replacing(path) as file:
+        file.write(_header(hashlib.sha256()))  # as long as the one that is known at the end
+        body = _Body(file)
+        torch.save(content, body)
+        if body.error is not None:
+            raise body.error
+        file.seek(0)
+        file.write(_header(body.digest))
+
+
+class _Body:
+    """Passes on what is written to a file, and hashes it, so that it is nowhere as a whole.
+
+    An error of the file is kept in `error`, and nothing is written after it: raised through torch.save it would be hidden by
+    torch's own about an archive without an end.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.digest = file, hashlib.sha256()
+        self.error: OSError | None = None
+
+    def write(self, content: memoryview) -> int:
+        if self.error is None:
+            try:
+                self.file.write(content)
+                self.digest.update(content)
+            except OSError as error:
+                self.error = error
+        return len(content)
+
+    def flush(self) -> None:
+        """The file is flushed when it is whole."""
+
+
+def _header(digest: Any) -> bytes:
+    return _MAGIC + f"{FORMAT} {digest.hexdigest()}\n".encode()
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -69,21 +108,30 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises CheckpointError for a foreign, truncated or damaged file and for one that holds anything but tensors, numbers,
     strings and containers of them, FormatError for another format. Nothing in a file is run.
     """
-    raw = path.read_bytes()
-    header, _, body = raw[:200].partition(b"\n")
-    if not header.startswith(_MAGIC):
-        raise CheckpointError(f"{path} is not a file of mru_rl's: it does not begin with its header")
-    body = raw[len(header) + 1 :]
-    version, _, digest = header[len(_MAGIC) :].decode(errors="replace").partition(" ")
-    if version != str(FORMAT):
-        raise FormatError(
-            f"{path} has checkpoint format {version}, this version of mru_rl reads format {FORMAT}; "
-            "go on with the version that wrote it"
-        )
-    if hashlib.sha256(body).hexdigest() != digest:
-        raise CheckpointError(f"{path} is damaged or cut short: its content does not match its checksum")
+    with path.open("rb") as file:
+        header = file.readline(200).removesuffix(b"\n")
+        if not header.startswith(_MAGIC):
+            raise CheckpointError(f"{path} is not a file of mru_rl's: it does not begin with its header")
+        version, _, digest = header[len(_MAGIC) :].decode(errors="replace").partition(" ")
+        if version != str(FORMAT):
+            raise FormatError(
+                f"{path} has checkpoint format {version}, this version of mru_rl reads format {FORMAT}; "
+                "go on with the version that wrote it"
+            )
+        body = file.tell()
+        found = hashlib.sha256()
+        while part := file.read(_PART):
+            found.update(part)
+        if found.hexdigest() != digest:
+            raise CheckpointError(f"{path} is damaged or cut short: its content does not match its checksum")
+        file.seek(body)
+        return _read_archive(path, file)
+
+
+def _read_archive(path: Path, file: BinaryIO) -> dict[str, Any]:
+    """What torch.save wrote to the file from where it stands. Raises CheckpointError where that is more than data."""
     try:
-        return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+        return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a forged archive can make the unpickler raise anything
         raise CheckpointError(
             f"{path} is refused: its checksum is right, but it is no archive of tensors, numbers, strings and containers of "

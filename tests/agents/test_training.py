@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import time
 import pytest
 import torch
 
-from mru_rl.agents import training
+from mru_rl.agents import training, training_loop
 from mru_rl.agents.config import Task, to_json
 from mru_rl.agents.evaluate import evaluate_run, params_sha256
 from mru_rl.agents.ppo.config import PPOConfig
@@ -214,7 +215,8 @@ def test_a_run_of_few_rollouts_says_so(small, tmp_path):
     _, trainer = training.start(small(steps=600))
     assert "few to learn from; give more --steps" in "".join(trainer.notes())
     _, trainer = training.start(small(steps=60_000, run_dir=tmp_path / "long"))
-    assert not trainer.notes()
+    (note,) = trainer.notes()
+    assert re.fullmatch(r"memory: about [\d,]+ MiB \(rollout [\d,]+, learning [\d,]+\)", note)
 
 
 @pytest.mark.parametrize(
@@ -228,3 +230,22 @@ def test_a_run_of_few_rollouts_says_so(small, tmp_path):
 def test_a_curriculum_whose_levels_look_different_to_the_network_is_refused(small, env, options):
     with pytest.raises(ValueError, match="the levels of a curriculum must look alike to one network"):
         training.start(small(env=f"mru_rl/{env}-v0", env_kwargs=options))
+
+
+def test_checkpoints_that_take_long_are_a_twentieth_of_the_run():
+    assert training_loop.seconds_between_saves(30.0, took=0.9) == 30.0
+    assert training_loop.seconds_between_saves(0.0, took=0.9) == 0.0
+    assert training_loop.seconds_between_saves(30.0, took=1.2) == 30.0
+    assert training_loop.seconds_between_saves(0.0, took=1.2) == pytest.approx(24)
+    assert training_loop.seconds_between_saves(30.0, took=9.0) == pytest.approx(180)
+
+
+def test_a_run_whose_checkpoints_take_long_writes_fewer_and_the_last_one_all_the_same(small, monkeypatch):
+    saved = []
+    monkeypatch.setattr(training_loop, "_LONG_SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(training_loop, "_SAVE_SHARE", 1e-9)
+    monkeypatch.setattr(training_loop, "save_checkpoint", lambda path, content: saved.append(content["steps"]))
+    run, trainer = training.start(small(steps=2048))
+    training.run_to_end(run, trainer)
+    assert len(saved) == 3, "the first, one that was found to take long, and the last"
+    assert (saved[0], saved[-1]) == (0, trainer.steps)

@@ -194,7 +194,7 @@ def test_every_option_of_training_is_explained(capsys, algorithm):
 def test_r2d2_trains_and_evaluates_from_the_command_line(tmp_path, capsys):
     options = ["--num-envs", "8", "--hidden-size", "16", "--learning-starts", "8", "--batch", "4", "--no-tensorboard"]
     run("train", "r2d2", "--steps", "2048", "--run-dir", str(tmp_path / "run"), *options)
-    assert "replay of 10,000 sequences of 51 steps" in capsys.readouterr().out
+    assert "replay of 40 sequences of 51 steps" in capsys.readouterr().out
     run("eval", str(tmp_path / "run"), "--episodes", "8", "--json")
     result = json.loads(capsys.readouterr().out)
     assert result["episodes"] == 8

@@ -115,3 +115,27 @@ def test_a_ravelled_action_reaches_every_combination_once():
     assert len({tuple(p) for p in parts.tolist()}) == 12
     assert parts.amax(0).tolist() == [1, 2, 1]
     assert isinstance(head, DiscreteHead)
+
+
+def test_observations_keep_their_dtype_and_padding_is_zero():
+    data = stream(2, 30, {(0, 4), (1, 11)})
+    as_bytes = data.clone()
+    for key in ("observation", ("next", "observation")):
+        as_bytes[key] = (data[key].to(torch.int64) % 200 + 1).to(torch.uint8).expand(2, 30, 3).contiguous()
+    cutter = SequenceCutter(6, 4, 2)
+    sequences = cut_in_pieces(cutter, as_bytes, [13, 17])
+    assert sequences["observation"].dtype == cutter.state_dict()["tail"]["observation"].dtype == torch.uint8
+    padding = ~sequences["valid"]
+    assert padding.any()
+    assert (sequences["observation"][:, :-1][padding] == 0).all()
+    assert (sequences["observation"][:, :-1][~padding] > 0).all()
+
+
+def test_a_saved_tail_goes_on_to_the_same_sequences_whatever_else_was_saved_with_it():
+    first, second = stream(2, 30, {(0, 4), (1, 11)}).split([13, 17], dim=1)
+    cutter, other = SequenceCutter(6, 4, 2), SequenceCutter(6, 4, 2)
+    cutter.cut(first)
+    saved = cutter.state_dict()
+    more = first["next", "observation"][:, -cutter.steps + 1 :].clone()
+    other.load_state_dict({"tail": saved["tail"] | {"next.observation": more}})
+    assert (cutter.cut(second) == other.cut(second)).all()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import gymnasium
 import pytest
 import torch
@@ -201,13 +203,32 @@ def test_a_checkpoint_of_another_width_or_sequence_is_refused_and_both_sides_are
 
 def test_the_bound_of_replay_is_said_before_the_run_and_is_what_replay_takes(small):
     trainer = make_trainer(small(replay_sequences=60))
-    (note,) = trainer.notes()
+    note, memory = trainer.notes()
     assert note.startswith("replay of 60 sequences of 18 steps, ")
+    assert memory.startswith("memory: about ")
     while len(trainer.replay) < 60:
         trainer.update()
     stored = trainer.replay.state_dict()["sequences"]
     said = int(note.split("steps, ")[1].split(" bytes")[0].replace(",", ""))
     assert sum(v.numel() * v.element_size() for v in stored.values()) == 60 * said
+
+
+def test_replay_is_no_larger_than_the_run_and_a_longer_one_goes_on_with_it(small):
+    run, trainer = training.start(small(replay_sequences=10**6, steps=1000))
+    assert trainer.replay.capacity == 1000 + 16 * 8
+    assert trainer.notes()[0].startswith("replay of 125 sequences of 18 steps, ")
+    training.run_to_end(run, trainer)
+    longer, lost = training.take_up(run, dataclasses.replace(run.config, steps=2000))
+    assert (longer.replay.capacity, len(longer.replay), lost) == (2000 + 16 * 8, len(trainer.replay), [])
+    training.run_to_end(run, longer)
+    assert len(longer.replay) > len(trainer.replay)
+
+
+def test_a_run_that_takes_more_than_there_is_says_what_takes_less(small, monkeypatch):
+    monkeypatch.setattr("mru_rl.agents.console.room.free_memory", lambda: 50_000)
+    notes = make_trainer(small()).notes()
+    assert "that is more memory than is free here" in notes[2]
+    assert "--replay-sequences, --replay-storage disk or fewer --num-envs" in notes[2]
 
 
 def test_signs_make_stored_states_smaller(small):
@@ -325,10 +346,10 @@ def test_write_rates_are_set_on_whole_episodes_where_they_are_asked_for(small):
 
 
 def test_a_run_of_few_gradient_steps_says_so(small):
-    _, note = make_trainer(small(target_period=100)).notes()
+    *_, note = make_trainer(small(target_period=100)).notes()
     assert "gradient steps, and the target network follows every 100: few to learn from" in note
-    assert len(make_trainer(small(steps=10**6, target_period=100)).notes()) == 1
-    _, note = make_trainer(small(warm_up=True, steps=400)).notes()
+    assert len(make_trainer(small(steps=10**6, target_period=100)).notes()) == 2
+    *_, note = make_trainer(small(warm_up=True, steps=400)).notes()
     assert note.startswith("about 0 gradient steps"), "all steps go into setting write rates"
 
 

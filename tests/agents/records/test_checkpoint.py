@@ -1,5 +1,11 @@
 from __future__ import annotations
 
+import hashlib
+import io
+import subprocess
+import sys
+import textwrap
+
 import pytest
 import torch
 
@@ -22,6 +28,32 @@ def test_what_is_saved_is_what_is_loaded(tmp_path):
     found = load_checkpoint(path)
     assert torch.equal(found.pop("tensor"), CONTENT["tensor"])
     assert found == {k: v for k, v in CONTENT.items() if k != "tensor"}
+
+
+def test_a_file_is_its_header_and_what_torch_saves(tmp_path):
+    path, plain = tmp_path / "step_1.pt", io.BytesIO()
+    save_checkpoint(path, CONTENT)
+    torch.save(CONTENT, plain)
+    header = b"mru_rl checkpoint 1 " + hashlib.sha256(plain.getvalue()).hexdigest().encode() + b"\n"
+    assert path.read_bytes() == header + plain.getvalue()
+
+
+def test_a_large_checkpoint_is_written_and_read_without_a_copy_of_the_file(tmp_path):
+    code = """
+        import resource, sys, torch
+        from pathlib import Path
+        from mru_rl.agents.records.checkpoint import load_checkpoint, save_checkpoint
+        def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        path, big = Path(sys.argv[1]), torch.ones(1 << 25)  # 128 MiB
+        save_checkpoint(path, {"small": torch.ones(2)})
+        load_checkpoint(path)
+        before = peak()
+        save_checkpoint(path, {"big": big})
+        assert peak() - before < big.nbytes / 4, "saving"
+        assert torch.equal(load_checkpoint(path)["big"][:3], big[:3])
+        assert peak() - before < big.nbytes * 1.25, "loading"
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "step_1.pt")], check=True)
 
 
 @pytest.mark.parametrize("keep", [0, 10, 60, 200, -1])
