@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -47,15 +48,34 @@ class Policy(nn.Module):
 
 
 class ActorCritic(Policy):
-    """Two heads with a hidden layer each."""
+    """Two heads with a hidden layer each. learned: parameters of the action head that do not depend on the features."""
 
-    def __init__(self, core: MemoryCore, num_params: int) -> None:
+    def __init__(self, core: MemoryCore, num_params: int, learned: Sequence[int] = ()) -> None:
         super().__init__(core)
-        self.actor = _head(core.hidden_size, num_params, gain=0.01)
+        self.actor = _head(core.hidden_size, num_params - len(learned), gain=0.01)
+        if learned:
+            self.actor = WithLearned(self.actor, num_params, learned)
         self.critic = _head(core.hidden_size, 1, gain=1.0)
 
     def read(self, y: Tensor) -> tuple[Tensor, Tensor]:
         return self.actor(y), self.critic(y).squeeze(-1)
+
+
+class WithLearned(nn.Module):
+    """A net of features [..., hidden] whose outputs stand beside learned numbers, 0 at first -> [..., num_params]."""
+
+    order: Tensor
+
+    def __init__(self, net: nn.Module, num_params: int, learned: Sequence[int]) -> None:
+        super().__init__()
+        self.net = net
+        self.learned = nn.Parameter(torch.zeros(len(learned)))
+        places = [*(i for i in range(num_params) if i not in learned), *learned]
+        self.register_buffer("order", torch.tensor(places).argsort(), persistent=False)
+
+    def forward(self, y: Tensor) -> Tensor:
+        beside = self.learned.expand(*y.shape[:-1], -1)
+        return torch.cat([self.net(y), beside], dim=-1).index_select(-1, self.order)
 
 
 class Dueling(nn.Module):

@@ -151,8 +151,9 @@ class PPOTrainer(Trainer):
 
     @staticmethod
     def make_agent(config: PPOConfig, inputs: InputRules) -> tuple[ActionHead, ActorCritic]:
-        head = action_head(inputs.action_space)
-        return head, ActorCritic(make_memory(config, inputs.size), head.num_params).to(pick_device(config.device))
+        head = action_head(inputs.action_space, squash=config.squash, gaussian_std=config.gaussian_std)
+        policy = ActorCritic(make_memory(config, inputs.size), head.num_params, head.learned)
+        return head, policy.to(pick_device(config.device))
 
     def _make_collector(self) -> Collector:
         config = self.config
@@ -178,7 +179,7 @@ class PPOTrainer(Trainer):
         return ActingLoop(self.env, self.policy, self.head, generator, Sampling(), self.guard)
 
     def notes(self) -> list[str]:
-        config, notes = self.config, []
+        config, notes = self.config, self.head.notes
         if config.collector == "ray":
             each = config.num_envs // config.num_collectors
             notes.append(f"acting on Ray: {config.num_collectors} collector(s) of {each} envs")
