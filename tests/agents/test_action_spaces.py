@@ -19,11 +19,15 @@ from mru_rl.agents.acting.torchrl import TorchRLCollector
 from mru_rl.agents.console.errors import OptionError
 from mru_rl.agents.evaluate import params_sha256
 from mru_rl.agents.export import export_onnx
+from mru_rl.agents.inspection.inspect_run import inspect_run
 from mru_rl.agents.nets.heads import action_head
 from mru_rl.agents.nets.networks import ActorCritic
+from mru_rl.envs import registry
+from mru_rl.envs.actions import action_layout
 from mru_rl.envs.to_gymnasium.adapter import GymnasiumSingleEnv
 
 ENV = "mru_rl-tests/Actions-v0"
+REMEMBERING = "mru_rl-tests/Remembering-v0"
 COUNTED = {
     "a start": spaces.Discrete(3, start=-1),
     "two axes": spaces.MultiDiscrete([[2, 3], [2, 2]], start=[[1, 0], [0, -5]]),
@@ -69,9 +73,6 @@ class Actions(gymnasium.Env):
         numbers = spaces.flatten(self.action_space, action)
         assert np.isfinite(numbers).all()
         return np.float32([self.t]), float(np.clip(numbers, -1, 1).sum()), self.t == 5, False, {}
-
-
-gymnasium.register(ENV, Actions, disable_env_checker=True)
 
 
 def config(kind, name, folder, **changes):
@@ -127,7 +128,15 @@ class Remembering(mru_rl.envs.TensorEnv):
         return self.shown.clone().unsqueeze(1)
 
 
-mru_rl.envs.register_env("mru_rl-tests/Remembering-v0")(Remembering)
+@pytest.fixture(autouse=True)
+def _registered(monkeypatch):
+    """Both envs have their ids for as long as a test runs."""
+    monkeypatch.setattr(registry, "_REGISTERED", dict(registry._REGISTERED))
+    gymnasium.register(ENV, Actions, disable_env_checker=True)
+    mru_rl.envs.register_env(REMEMBERING, Remembering)
+    yield
+    for env_id in (ENV, REMEMBERING):
+        gymnasium.registry.pop(env_id, None)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +148,7 @@ mru_rl.envs.register_env("mru_rl-tests/Remembering-v0")(Remembering)
     ],
 )
 def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(kind, name, changes, tmp_path):
-    changes = changes | {"env": "mru_rl-tests/Remembering-v0", "env_kwargs": {"name": name}}
+    changes = changes | {"env": REMEMBERING, "env_kwargs": {"name": name}}
     if kind is PPOConfig:
         changes["schedule"] = "constant"
     steps = SMALL[kind]["steps"]
@@ -202,10 +211,10 @@ def test_worker_processes_get_nested_actions():
 @pytest.mark.parametrize("name", ["a nest", "a mixture", "a start"])
 def test_gymnasium_sees_the_simple_space_and_gives_its_actions(name):
     def made(rows):
-        return mru_rl.envs.make("mru_rl-tests/Remembering-v0", rows, seed=0, name=name)
+        return mru_rl.envs.make(REMEMBERING, rows, seed=0, name=name)
 
     vector, twin = mru_rl.envs.as_gymnasium(made(3)), made(3)
-    single, lone = GymnasiumSingleEnv("mru_rl-tests/Remembering-v0", seed=0, name=name), made(1)
+    single, lone = GymnasiumSingleEnv(REMEMBERING, seed=0, name=name), made(1)
     assert vector.single_action_space == single.action_space == twin.action_space
     for env in (vector, twin, single, lone):
         env.reset()
@@ -221,7 +230,7 @@ def test_gymnasium_sees_the_simple_space_and_gives_its_actions(name):
 
 
 def test_a_wrong_tuple_of_actions_is_one_line():
-    vector = mru_rl.envs.as_gymnasium(mru_rl.envs.make("mru_rl-tests/Remembering-v0", 2, name="a mixture"))
+    vector = mru_rl.envs.as_gymnasium(mru_rl.envs.make(REMEMBERING, 2, name="a mixture"))
     vector.reset()
     with pytest.raises(TypeError, match="are a tuple of one array per part, got a tuple of 2"):
         vector.step((np.zeros(2), np.zeros(2)))
@@ -261,6 +270,16 @@ def test_box_options_are_refused_for_other_actions(changes, tmp_path):
 def test_r2d2_names_what_it_cannot_value(tmp_path):
     with pytest.raises(ValueError, match="actions must be whole numbers.*use `mru-rl train ppo`"):
         train(config(R2D2Config, "a mixture", tmp_path / "run"), progress=False)
+
+
+@pytest.mark.parametrize("name", ["a mixture", "a nest", "a scalar"])
+def test_an_episode_is_inspected_with_the_actions_it_took(name, tmp_path):
+    run = train(config(PPOConfig, name, tmp_path / "run"), progress=False)
+    path, lines = inspect_run(run, seed=0, npz=tmp_path / "episode.npz")
+    assert path.exists()
+    assert "5 steps" in "".join(lines)
+    action = np.load(tmp_path / "episode.npz")["action"]
+    assert action.shape == (5, *action_layout(ALL[name])[1])
 
 
 def test_far_bounds_are_noted_before_the_run(tmp_path, capsys):
