@@ -62,6 +62,7 @@ def action_leaves(space: spaces.Space) -> Iterator[spaces.Space]:
 
 def choices(space: spaces.Space) -> np.ndarray:
     """Return how many choices each number of a simple Discrete or MultiDiscrete has, int64 [n]."""
+    assert isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)), space
     return np.asarray([space.n] if isinstance(space, spaces.Discrete) else space.nvec, dtype=np.int64)
 
 
@@ -159,6 +160,7 @@ def action_layout(space: spaces.Space) -> tuple[torch.dtype, tuple[int, ...]]:
         return torch.int64, space.nvec.shape
     if isinstance(space, spaces.Box):
         return torch.float32, space.shape
+    assert isinstance(space, spaces.Tuple), space
     return torch.float32, _counting_columns(space).shape
 
 

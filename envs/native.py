@@ -148,11 +148,11 @@ def native_action(space: spaces.Space, action: Tensor, *, batched: bool) -> Any:
 
 def native_rows(space: spaces.Space, batch: Any) -> Iterable[Any]:
     """Return one action after the other from a batch of them, both as a gymnasium env has them."""
-    if isinstance(space, (spaces.Tuple, spaces.Dict)):
-        named = isinstance(space, spaces.Dict)
-        parts = space.spaces.values() if named else space.spaces
-        rows = zip(*map(native_rows, parts, batch.values() if named else batch), strict=True)
-        return [dict(zip(space.spaces, row, strict=True)) if named else row for row in rows]
+    if isinstance(space, spaces.Dict):
+        parts = [native_rows(part, batch[name]) for name, part in space.spaces.items()]
+        return [dict(zip(space.spaces, row, strict=True)) for row in zip(*parts, strict=True)]
+    if isinstance(space, spaces.Tuple):
+        return list(zip(*map(native_rows, space.spaces, batch), strict=True))
     return batch if isinstance(space, spaces.Discrete) else [np.asarray(row) for row in batch]
 
 
