@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
+import gymnasium
 import torch
 
 import mru_rl.envs
@@ -17,10 +18,10 @@ from mru_rl.agents.config import GivenEnv, TrainConfig, env_name
 from mru_rl.agents.console.errors import require
 from mru_rl.agents.curriculum import at_level
 from mru_rl.agents.nets.encoders import InputEncoder
-from mru_rl.agents.nets.heads import choices
 from mru_rl.blocks.core import MemoryCore, make_core
 from mru_rl.blocks.spec import cell_options, parse_spec
 from mru_rl.envs import AgentInput, BatchedEnv
+from mru_rl.envs.actions import action_leaves, choices
 from mru_rl.envs.from_gymnasium.vector import WORKER_OPTIONS
 from mru_rl.envs.input_rules import InputRules
 
@@ -132,7 +133,8 @@ def make_body(config: TrainConfig, inputs: InputRules) -> tuple[InputEncoder | N
     of another length than there are actions.
     """
     masked = sum(part.stop - part.start for part in inputs.mask)
-    actions = sum(choices(inputs.action_space))
+    counted = [leaf for leaf in action_leaves(inputs.action_space) if not isinstance(leaf, gymnasium.spaces.Box)]
+    actions = int(sum(choices(leaf).sum() for leaf in counted))
     require(
         not masked or masked == actions,
         f"an action_mask has one number for each of {actions} action(s) of {inputs.action_space}, the one that is shown has "

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mru_rl.envs.actions import ActionCheck
+from mru_rl.envs.actions import ActionCheck, simple_action_space
 from mru_rl.envs.encoding import Encoding, pack
 
 
@@ -59,9 +59,11 @@ class BatchedEnv(ABC):
                 Where leaves are bytes (a Box of uint8, such as an image; a Text, as the places of its characters) it is
                 uint8 [B, bytes]: the float32 of all other leaves, 4 bytes each, then the bytes. A lone image [H, W, C] is
                 thus uint8 [B, H * W * C]
-    action      Discrete int64 [B], MultiDiscrete int64 [B, n], Box float32 [B, *shape]; numbers start at 0
+    action      one tensor: Discrete int64 [B], MultiDiscrete int64 [B, n], Box float32 [B, *shape]; numbers start at 0.
+                A Tuple of several of these is float32 [B, n], its parts side by side, numbers as floats
     reward      float32 [B];  terminated, truncated: bool [B]
-    spaces      `observation_space` and `action_space` are gymnasium spaces of a single env
+    spaces      `observation_space` and `action_space` are gymnasium spaces of a single env; whichever action space an env
+                is made with, `action_space` is what `simple_action_space` of mru_rl.envs.actions makes of it
     randomness  all of it comes from `seed`; nothing global is read or changed
     """
 
@@ -106,11 +108,11 @@ class BatchedEnv(ABC):
         self.id, self.options = id, dict(options or {})
         self.num_envs = check_count(num_envs, name="num_envs", least=1)
         self.device = concrete_device(device)
-        self.observation_space, self.action_space = observation_space, action_space
+        self.observation_space, self.action_space = observation_space, simple_action_space(action_space)
         self.generator = torch.Generator(device=self.device)
         BatchedEnv.reseed(self, seed)
         self._encoding = Encoding(observation_space, device=self.device)
-        self._check_action = ActionCheck(action_space, num_envs=self.num_envs, device=self.device)
+        self._check_action = ActionCheck(self.action_space, num_envs=self.num_envs, device=self.device)
 
     @abstractmethod
     def reset(self) -> Tensor:
@@ -135,7 +137,7 @@ class BatchedEnv(ABC):
 
     @property
     def native_action_space(self) -> gymnasium.Space:
-        """The action space as the env inside has it, likewise."""
+        """The action space as the env inside has it: any that `native_action` of mru_rl.envs.native goes back to."""
         return self.action_space
 
     def render(self) -> np.ndarray:

@@ -8,7 +8,7 @@ import gymnasium
 import torch
 from torch import Tensor
 
-from mru_rl.envs.actions import action_layout, null_action
+from mru_rl.envs.actions import action_layout, null_action, simple_action_space
 from mru_rl.envs.base import concrete_device
 from mru_rl.envs.encoding import Encoding, Part, pack, unpack
 from mru_rl.envs.spaces import space_from_json, space_to_json
@@ -30,7 +30,8 @@ class InputRules:
     Where the obs has bytes the input is uint8 [..., size]: all of the above as float32, 4 bytes each, then the bytes of the
     obs; `split` takes the two apart. `parts` says what the columns are.
 
-    The spaces are those of a BatchedEnv: numbers count from 0. Nothing is kept between calls. `size` is the width.
+    The spaces are those of a BatchedEnv: numbers count from 0, and any action space becomes a simple one. Nothing is kept
+    between calls. `size` is the width.
     Raises ValueError for spaces that are not supported.
     """
 
@@ -44,12 +45,12 @@ class InputRules:
         previous_reward: bool = False,
         device: str | torch.device = "cpu",
     ) -> None:
-        self.observation_space, self.action_space = observation_space, action_space
+        self.observation_space, self.action_space = observation_space, simple_action_space(action_space)
         self.previous_action, self.start_flag, self.previous_reward = previous_action, start_flag, previous_reward
         self.device = concrete_device(device)
         self._name = str(observation_space)
         self._obs = Encoding(observation_space, device=self.device)
-        self._action = Encoding(action_space, device=self.device)
+        self._action = Encoding(self.action_space, device=self.device)
         self._action_ndim = len(action_layout(action_space)[1])
         self._is_flat = self._action_ndim == len(self._action.shape)
         null = self._action_part(null_action(action_space).to(self.device))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -144,11 +145,12 @@ def _check_numbers(categories: tuple[int, ...], numbers: Tensor) -> None:
 def native_action(space: spaces.Space, action: Tensor, *, batched: bool) -> Any:
     """Return actions as a gymnasium env of action space `space` takes them; the inverse of BatchedEnv's layout.
 
-    action      int64 [B] for Discrete, int64 [B, n] for MultiDiscrete, float32 [B, *shape] for Box; numbers from 0
-    returned    batched: an array [B, ...] of the space's dtype, as a VectorEnv takes it. Else, with B = 1, what
-                `space.sample()` would give: a numpy integer for Discrete, an array of the space's shape otherwise.
-                Numbers count from the space's own start; floats of another dtype than float32 are clipped to the Box,
-                since rounding may lead outside
+    action      a tensor [B, ...] as BatchedEnv lays actions out; numbers from 0
+    returned    batched: arrays [B, ...] of the space's dtype, in tuples and dicts nested as the space is, as a VectorEnv
+                takes them. Else, with B = 1, what `space.sample()` would give: a numpy integer for Discrete, an array of
+                the space's shape otherwise, nested likewise. Numbers count from the space's own start, those of a Box of
+                whole numbers from its low; floats of another dtype than float32 are clipped to the Box and to what the
+                dtype holds, since rounding may lead outside
 
     Raises ValueError for a tensor of another dtype or shape.
     """
@@ -160,11 +162,42 @@ def native_action(space: spaces.Space, action: Tensor, *, batched: bool) -> Any:
         )
     if not batched and len(action) != 1:
         raise ValueError(f"one action is one row, got {len(action)}; pass batched=True for a batch of envs")
-    native = action.detach().cpu().numpy().astype(space.dtype)
-    if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)):
-        native = native + space.start
-    elif isinstance(space, spaces.Box) and space.dtype != np.float32:
-        native = native.clip(space.low, space.high)
-    if batched:
-        return native
-    return native[0] if isinstance(space, spaces.Discrete) else np.asarray(native[0])
+    native, _ = _native(space, action.detach().reshape(len(action), -1).cpu().numpy(), 0)
+    return native if batched else next(iter(native_rows(space, native)))
+
+
+def native_rows(space: spaces.Space, batch: Any) -> Iterable[Any]:
+    """Return one action after the other from a batch of them, both as a gymnasium env has them."""
+    if isinstance(space, spaces.Dict):
+        parts = [native_rows(part, batch[name]) for name, part in space.spaces.items()]
+        return [dict(zip(space.spaces, row, strict=True)) for row in zip(*parts, strict=True)]
+    if isinstance(space, spaces.Tuple):
+        return list(zip(*map(native_rows, space.spaces, batch), strict=True))
+    return batch if isinstance(space, spaces.Discrete) else [np.asarray(row) for row in batch]
+
+
+def _native(space: spaces.Space, flat: np.ndarray, column: int) -> tuple[Any, int]:
+    """Return the actions that begin at a column of flat [B, columns], and the column behind them."""
+    if isinstance(space, spaces.Tuple):
+        parts = []
+        for part in space.spaces:
+            value, column = _native(part, flat, column)
+            parts.append(value)
+        return tuple(parts), column
+    if isinstance(space, spaces.Dict):
+        named = {}
+        for name, part in space.spaces.items():
+            named[name], column = _native(part, flat, column)
+        return named, column
+    shape = cast("tuple[int, ...]", space.shape)
+    after = column + math.prod(shape)
+    values = flat[:, column:after].reshape(len(flat), *shape)
+    if not isinstance(space, spaces.Box):
+        return (values.astype(np.int64) + getattr(space, "start", 0)).astype(space.dtype), after
+    if space.dtype.kind != "f":
+        return values.astype(space.dtype) + space.low, after  # what wraps around on the way comes back
+    if space.dtype != np.float32:
+        limits = np.finfo(space.dtype)
+        values = values.astype(np.promote_types(np.float32, space.dtype))
+        values = values.clip(np.maximum(space.low, limits.min), np.minimum(space.high, limits.max))
+    return values.astype(space.dtype), after

@@ -182,7 +182,9 @@ def spec_of(space: spaces.Space, rows: int, device: torch.device) -> TensorSpec:
 
 def _float_spec(low: np.ndarray, high: np.ndarray, rows: int, device: torch.device) -> TensorSpec:
     shape = (rows, *low.shape)
+    with np.errstate(over="ignore"):  # what float32 cannot hold is no bound
+        low, high = low.astype(np.float32), high.astype(np.float32)
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         return Unbounded(shape, dtype=torch.float32, device=device)
-    bounds = [torch.as_tensor(b.astype(np.float32), device=device).expand(shape).clone() for b in (low, high)]
+    bounds = [torch.as_tensor(b, device=device).expand(shape).clone() for b in (low, high)]
     return Bounded(*bounds, shape=shape, dtype=torch.float32, device=device)

@@ -123,10 +123,9 @@ class InputEncoder(nn.Module):
         return bool(self._mask)
 
     def allowed(self, x: Tensor | tuple[Tensor, Tensor | None]) -> Tensor:
-        """bool [..., n], False for actions there are not; all True where an input says that there is none at all."""
+        """bool [..., n], False for actions there are not, as inputs say; all False where they say that there is none."""
         floats, rest = x if isinstance(x, tuple) else unpack(x, self._floats) if self._packed else (x, None)
-        allowed = torch.cat([_take(part, floats, rest) != 0 for part in self._mask], dim=-1)
-        return allowed | ~allowed.any(-1, keepdim=True)
+        return torch.cat([_take(part, floats, rest) != 0 for part in self._mask], dim=-1)
 
     def describe(self) -> list[str]:
         """What encodes which part of an obs, and why, a line each."""

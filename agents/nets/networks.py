@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -40,6 +41,8 @@ class Policy(nn.Module):
     def __init__(self, core: MemoryCore, encoder: InputEncoder | None = None) -> None:
         super().__init__()
         self.core, self.encoder = core, encoder
+        self.mask_to_params: Callable[[Tensor], Tensor] | None = None
+        """The action head's: from choices there are to parameters that count. None: they are the same."""
 
     def encode(self, x: Inputs) -> Tensor:
         """Inputs [..., D] as the core reads them, float32 [..., input_size of the core]."""
@@ -61,7 +64,7 @@ class Policy(nn.Module):
     def _said(self, y: Tensor, x: Inputs, state: Tensor) -> PolicyOutput:
         params, value = self.read(y)
         if self.encoder is not None and self.encoder.masks:
-            params = params.masked_fill(~self.encoder.allowed(x), FORBIDDEN)
+            params = self._mask(params, self.encoder.allowed(x))
             value = self.value_of(params, value)
         return PolicyOutput(params, value, state)
 
@@ -69,8 +72,14 @@ class Policy(nn.Module):
         """Parameters of the action head alone, from features y of the core and the inputs x they came from."""
         params = self.actor(y)
         if self.encoder is not None and self.encoder.masks:
-            params = params.masked_fill(~self.encoder.allowed(x), FORBIDDEN)
+            params = self._mask(params, self.encoder.allowed(x))
         return params
+
+    def _mask(self, params: Tensor, allowed: Tensor) -> Tensor:
+        if self.mask_to_params is not None:
+            allowed = self.mask_to_params(allowed)
+        none = ~allowed.any(-1, keepdim=True)  # no action is there after the last step of an episode
+        return params.masked_fill(~(allowed | none), FORBIDDEN)
 
     def value_of(self, params: Tensor, value: Tensor) -> Tensor:
         """The value once the parameters of actions that there are not are known."""
@@ -82,13 +91,20 @@ class Policy(nn.Module):
 
 
 class ActorCritic(Policy):
-    """Two heads with a hidden layer each. The critic says values in units of `value_scale`."""
+    """Two heads with a hidden layer each; the critic says values in units of `value_scale`.
+
+    learned: parameters of the action head that do not depend on the features.
+    """
 
     value_scale: Tensor
 
-    def __init__(self, core: MemoryCore, num_params: int, encoder: InputEncoder | None = None) -> None:
+    def __init__(
+        self, core: MemoryCore, num_params: int, encoder: InputEncoder | None = None, *, learned: Sequence[int] = ()
+    ) -> None:
         super().__init__(core, encoder)
-        self.actor = _head(core.hidden_size, num_params, gain=0.01)
+        self.actor = _head(core.hidden_size, num_params - len(learned), gain=0.01)
+        if learned:
+            self.actor = WithLearned(self.actor, num_params, learned)
         self.critic = _head(core.hidden_size, 1, gain=1.0)
         self.register_buffer("value_scale", torch.ones(()))
 
@@ -103,6 +119,23 @@ class ActorCritic(Policy):
             for parameter in self.critic[-1].parameters():
                 parameter.mul_(self.value_scale / scale)
         self.value_scale.fill_(scale)
+
+
+class WithLearned(nn.Module):
+    """A net of features [..., hidden] whose outputs stand beside learned numbers, 0 at first -> [..., num_params]."""
+
+    order: Tensor
+
+    def __init__(self, net: nn.Module, num_params: int, learned: Sequence[int]) -> None:
+        super().__init__()
+        self.net = net
+        self.learned = nn.Parameter(torch.zeros(len(learned)))
+        places = [*(i for i in range(num_params) if i not in learned), *learned]
+        self.register_buffer("order", torch.tensor(places).argsort(), persistent=False)
+
+    def forward(self, y: Tensor) -> Tensor:
+        beside = self.learned.expand(*y.shape[:-1], -1)
+        return torch.cat([self.net(y), beside], dim=-1).index_select(-1, self.order)
 
 
 class Dueling(nn.Module):

@@ -60,6 +60,12 @@ class PPOConfig(CollectorOptions, TrainConfig):
     """how far an action's probability ratio may move before its gradient is cut"""
     entropy: float | None = None
     """entropy bonus; from the env's horizon where not given: over a long corridor a large one outweighs the one reward"""
+    squash: bool = False
+    """Box actions with bounds: bend a normal into them with tanh, instead of clipping it there; for policies that should not
+    pile up at the bounds"""
+    gaussian_std: Literal["state", "learned"] = "state"
+    """Box actions: how far they spread is read from the memory at every step (state), or is one learned number for each part
+    of an action"""
     value_coef: float = 0.5
     """weight of the value loss"""
     normalize_reward: bool | None = None

@@ -156,9 +156,11 @@ class PPOTrainer(Trainer):
 
     @staticmethod
     def make_agent(config: PPOConfig, inputs: InputRules) -> tuple[ActionHead, ActorCritic]:
-        head = action_head(inputs.action_space)
+        head = action_head(inputs.action_space, squash=config.squash, gaussian_std=config.gaussian_std)
         encoder, core = make_body(config, inputs)
-        return head, ActorCritic(core, head.num_params, encoder).to(pick_device(config.device))
+        policy = ActorCritic(core, head.num_params, encoder, learned=head.learned)
+        policy.mask_to_params = head.mask_to_params
+        return head, policy.to(pick_device(config.device))
 
     def _make_collector(self) -> Collector:
         config = self.config
@@ -184,7 +186,7 @@ class PPOTrainer(Trainer):
         return ActingLoop(self.env, self.policy, self.head, generator, Sampling(), self.guard)
 
     def notes(self) -> list[str]:
-        config, notes = self.config, []
+        config, notes = self.config, self.head.notes
         if config.collector == "ray":
             each = config.num_envs // config.num_collectors
             notes.append(f"acting on Ray: {config.num_collectors} collector(s) of {each} envs")

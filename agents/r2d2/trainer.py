@@ -145,6 +145,7 @@ class R2D2Trainer(Trainer):
         head = value_head(inputs.action_space)
         encoder, core = make_body(config, inputs)
         network = QNetwork(core, head.num_params, encoder, rescaled=config.value_rescaling)
+        network.mask_to_params = head.mask_to_params
         return head, network.to(pick_device(config.device))
 
     def start_from(self, weights: dict[str, Tensor], part: str) -> None:

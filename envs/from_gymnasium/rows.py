@@ -6,7 +6,7 @@ Light on imports: worker processes read this file and need no torch.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -130,8 +130,8 @@ class Rows:
         """Start fresh episodes in some rows; return the obs [columns] of each."""
         return [self.rows[i].reset(seed) for i, seed in zip(rows, seeds, strict=True)]
 
-    def step(self, actions: np.ndarray) -> list[RowStep]:
-        """Advance every row by one of the actions [rows, ...]."""
+    def step(self, actions: Iterable[Any]) -> list[RowStep]:
+        """Advance every row by one of the actions, one per row."""
         return [row.step(action) for row, action in zip(self.rows, actions, strict=True)]
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ from mru_rl.envs.base import BatchedEnv, Step, check_count, derive_seeds
 from mru_rl.envs.columns import described, from_zero, with_texts
 from mru_rl.envs.from_gymnasium.rows import EnvError, Rows, name_of
 from mru_rl.envs.from_gymnasium.workers import WorkerRows
-from mru_rl.envs.native import native_action
+from mru_rl.envs.native import native_action, native_rows
 
 MAKE_OPTIONS = {"max_episode_steps", "disable_env_checker", "render_mode"}
 """Options of gymnasium.make itself, open to every id."""
@@ -38,8 +38,8 @@ class GymnasiumEnv(BatchedEnv):
                 cloudpickle). A process that dies, raises or does not answer within `worker_seconds` is replaced and the
                 row's episode cut (truncated), up to `worker_restarts` times; then EnvError is raised. With an id,
                 everything else goes to the env's constructor or to gymnasium.make
-    spaces      numbers start at 0, also where the env's own do not: see `native_observation_space`; obs is laid out as
-                BatchedEnv says
+    spaces      numbers start at 0, also where the env's own do not: see `native_observation_space`; obs and action are laid
+                out as BatchedEnv says, and the env gets actions of its own space
     seeds       row i is seeded once, from `seed` and i; later episodes go on with the env's own generator
     horizon     the id's max_episode_steps, the limit of a TimeLimit wrapper, or upstream popgym's max_episode_length;
                 success is the id's reward_threshold
@@ -90,7 +90,7 @@ class GymnasiumEnv(BatchedEnv):
                 id=id,
                 num_envs=num_envs,
                 observation_space=from_zero(self._native_observation_space),
-                action_space=from_zero(probe.action_space),
+                action_space=probe.action_space,
                 seed=seed,
                 device=device,
                 options={
@@ -151,7 +151,8 @@ class GymnasiumEnv(BatchedEnv):
         if self._rows is None:
             raise RuntimeError(f"{self.id} steps only after a reset, got step() first; call env.reset() once")
         self._check_action(action)
-        native = native_action(self._native_action_space, action, batched=True)
+        space = self._native_action_space
+        native = native_rows(space, native_action(space, action, batched=True))
         shown, paid, ended, cut, last = zip(*self._ask(self._rows.step, native), strict=True)
         obs = self._to_tensor(shown, range(self.num_envs))
         reward = torch.tensor(paid, dtype=torch.float32, device=self.device)

@@ -72,7 +72,7 @@ class VectorEnvAsBatched(BatchedEnv):
             id=id,
             num_envs=env.num_envs,
             observation_space=from_zero(self._native_observation_space),
-            action_space=from_zero(env.single_action_space),
+            action_space=env.single_action_space,
             seed=seed,
             device=device,
             options=options,
@@ -170,7 +170,7 @@ class VectorEnvAsBatched(BatchedEnv):
             self._refuse("reset() must return (obs, info)", described(returned))
         return self._obs(returned[0])
 
-    def _step(self, native: np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor, Any]:
+    def _step(self, native: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Any]:
         returned = self._call("step()", self.env.step, native)
         if not (isinstance(returned, tuple) and len(returned) == 5):
             self._refuse("step() must return (obs, reward, terminated, truncated, info)", described(returned))
@@ -301,7 +301,7 @@ class _OneRow(gymnasium.Env):
         self.spec = copy.copy(env.spec)
         if self.spec is not None:
             self.spec.max_episode_steps = self.spec.kwargs.get("max_episode_steps", self.spec.max_episode_steps)
-        self._last: np.ndarray | None = None
+        self._last: Any = None
         """The action that ended the episode; None: it goes on."""
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -313,7 +313,7 @@ class _OneRow(gymnasium.Env):
         return self._row(obs), {}
 
     def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        actions = np.asarray(action)[None]
+        actions = _batch_of_one(action)
         obs, reward, terminated, truncated, _ = self.env.step(actions)
         if terminated[0] or truncated[0]:
             self._last = actions
@@ -324,3 +324,9 @@ class _OneRow(gymnasium.Env):
 
     def _row(self, obs: Any) -> Any:
         return next(iter(iterate(self.env.observation_space, obs)))
+
+
+def _batch_of_one(action: Any) -> Any:
+    if isinstance(action, Mapping):
+        return {name: _batch_of_one(part) for name, part in action.items()}
+    return tuple(map(_batch_of_one, action)) if isinstance(action, tuple) else np.asarray(action)[None]

@@ -18,7 +18,7 @@ import selectors
 import signal
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import gymnasium
@@ -78,8 +78,8 @@ class WorkerRows:
             self._seen[row] = answers[row]
         return [answers[row] for row in rows]
 
-    def step(self, actions: np.ndarray) -> list[RowStep]:
-        """Advance every row by one of the actions [rows, ...]."""
+    def step(self, actions: Iterable[Any]) -> list[RowStep]:
+        """Advance every row by one of the actions, one per row."""
         for worker, action in zip(self._workers, actions, strict=True):
             worker.send(("step", action))
         answers, failed = self._answers(range(len(self._workers)), self.seconds)

@@ -33,7 +33,13 @@ def returns(env: BatchedEnv, player: Player, generator: torch.Generator) -> Tens
 
 def random_actions(env: BatchedEnv, generator: torch.Generator) -> Act:
     """Return a player of uniform actions."""
-    space, rows = env.action_space, env.num_envs
+    return _uniform(env.action_space, env.num_envs, generator)
+
+
+def _uniform(space: spaces.Space, rows: int, generator: torch.Generator) -> Act:
+    if isinstance(space, spaces.Tuple):
+        parts = [_uniform(part, rows, generator) for part in space.spaces]
+        return lambda obs: torch.cat([part(obs).reshape(rows, -1).float() for part in parts], dim=1)
     if isinstance(space, spaces.Discrete):
         return lambda obs: torch.randint(int(space.n), (rows,), generator=generator)
     if isinstance(space, spaces.MultiDiscrete):

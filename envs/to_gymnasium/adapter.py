@@ -15,6 +15,7 @@ from torch import Tensor
 from mru_rl.envs.base import BatchedEnv, check_count
 from mru_rl.envs.columns import is_bytes, is_packed, text_of
 from mru_rl.envs.encoding import Encoding, leaves
+from mru_rl.envs.native import from_native
 from mru_rl.envs.registry import make
 
 
@@ -135,7 +136,10 @@ class GymnasiumSingleEnv(gymnasium.Env):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         if self._next_obs is not None:
             raise RuntimeError(f"the episode of {self.env.id} has ended, got another step; call reset() first")
-        batch = to_action(np.asarray(action)[None], self.env)
+        one = (
+            tuple(np.asarray(part)[None] for part in action) if isinstance(action, tuple) else np.asarray(action)[None]
+        )
+        batch = to_action(one, self.env)
         obs, reward, terminated, truncated, final_obs = self.env.step(batch)
         ended, cut = bool(terminated), bool(truncated)
         if ended or cut:
@@ -191,7 +195,18 @@ def _unflatten(space: spaces.Space, columns: _Columns) -> Any:
 
 
 def to_action(actions: Any, env: BatchedEnv) -> Tensor:
-    """Return gymnasium's batch of actions in the layout of BatchedEnv. Raises TypeError if it holds other numbers."""
+    """Return gymnasium's batch of actions in the layout of BatchedEnv.
+
+    Raises TypeError if it holds other numbers, or is not a tuple of arrays where the action space is a Tuple.
+    """
+    if isinstance(env.action_space, spaces.Tuple):
+        try:
+            return from_native(env.action_space, actions, batched=True)[0].to(env.device)
+        except ValueError as error:
+            raise TypeError(
+                f"actions for {env.action_space} are a tuple of one array per part, got {error}; give what action_space.sample() "
+                "of the vector env does"
+            ) from error
     array = np.asarray(actions)
     kinds = "fiu" if isinstance(env.action_space, spaces.Box) else "iu"
     if array.dtype.kind not in kinds:

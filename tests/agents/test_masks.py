@@ -54,8 +54,8 @@ PARTS = spaces.MultiDiscrete([3, 2])
 
 @pytest.mark.parametrize(
     ("algorithm", "actions"),
-    [(PPOConfig, None), (R2D2Config, None), (PPOConfig, PARTS)],
-    ids=["ppo", "r2d2", "ppo, several parts"],
+    [(PPOConfig, None), (R2D2Config, None), (PPOConfig, PARTS), (R2D2Config, PARTS)],
+    ids=["ppo", "r2d2", "ppo, several parts", "r2d2, several parts"],
 )
 def test_no_action_that_is_not_there_is_ever_taken(algorithm, actions, tmp_path):
     env = lambda: Masked(actions)  # noqa: E731

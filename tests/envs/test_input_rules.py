@@ -148,5 +148,5 @@ def test_json_that_holds_no_rules_is_refused(spoil, words):
 def test_spaces_that_are_not_supported_are_refused():
     with pytest.raises(ValueError, match="observation space Sequence.*not supported"):
         InputRules(spaces.Sequence(spaces.Discrete(2)), spaces.Discrete(2))
-    with pytest.raises(ValueError, match="action space MultiBinary.*not supported"):
-        InputRules(spaces.Discrete(3), spaces.MultiBinary(2))
+    with pytest.raises(ValueError, match="action space Text.*not supported"):
+        InputRules(spaces.Discrete(3), spaces.Text(2))

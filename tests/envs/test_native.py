@@ -189,7 +189,7 @@ def test_rounding_to_another_float_leads_to_no_action_outside_the_box():
         (spaces.Discrete(3), torch.tensor(0), False, r"got int64 \[\]"),
         (spaces.Box(-1, 1, (2,)), torch.zeros(2), False, r"float32 \['B', 2\], got float32 \[2\]"),
         (spaces.Discrete(3), torch.tensor([0, 1]), False, "one action is one row, got 2; pass batched=True"),
-        (spaces.MultiBinary(3), torch.zeros(1, 3), False, "is not supported"),
+        (spaces.Text(3), torch.zeros(1, 3), False, "is not supported"),
     ],
 )
 def test_wrong_actions_are_refused(space, action, batched, words):

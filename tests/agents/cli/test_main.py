@@ -148,13 +148,13 @@ class _Graph(_Nan):
     observation_space = gymnasium.spaces.Text(5)
 
 
-class _Bits(_Nan):
-    action_space = gymnasium.spaces.MultiBinary(3)
+class _Words(_Nan):
+    action_space = gymnasium.spaces.Text(3)
 
 
 @pytest.mark.parametrize(
     ("env", "message"),
-    [(_Nan, "NaN"), (_Graph, "Text"), (_Bits, "MultiBinary")],
+    [(_Nan, "NaN"), (_Graph, "Text"), (_Words, "Text")],
     ids=["nan", "obs space", "action space"],
 )
 @pytest.mark.filterwarnings("ignore::UserWarning")

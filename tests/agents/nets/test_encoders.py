@@ -255,5 +255,5 @@ def test_a_mask_says_which_actions_there_are_and_is_never_normalized():
     rows = torch.tensor([[1.0, 0.0, 1.0, 0.5, 0.5], [0.0, 0.0, 0.0, 0.5, 0.5]])
     x = rules.encode(rows, start=True)
     assert encoder.masks
-    assert encoder.allowed(x).tolist() == [[True, False, True], [True, True, True]]
+    assert encoder.allowed(x).tolist() == [[True, False, True], [False, False, False]]
     assert not encoder.all_numbers()[:3].any()

@@ -281,8 +281,8 @@ def test_only_vector_envs_are_taken_and_a_wrong_step_is_said():
     with pytest.raises(RuntimeError, match="cannot save its state"):
         env.state_dict()
     unsupported = SyncVectorEnv([cart])
-    unsupported.single_action_space = spaces.MultiBinary(2)
-    with pytest.raises(ValueError, match=r"action space MultiBinary\(2\) is not supported"):
+    unsupported.single_action_space = spaces.Text(2)
+    with pytest.raises(ValueError, match=r"action space Text.* is not supported"):
         from_object(unsupported, 1)
 
 
