@@ -55,15 +55,17 @@ class AgentStep(nn.Module):
         self.state_size = self.memory_size + self.action_size
 
     def forward(
-        self, obs: Tensor, state: Tensor, is_init: Tensor, reward: Tensor | None = None
+        self, obs: Tensor | tuple[Tensor, Tensor], state: Tensor, is_init: Tensor, reward: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """obs: [B, ...] as the batched env lays it out; state: [B, state_size]; is_init: bool [B]; reward: [B], what the last
+        """obs: [B, ...] as the batched env lays it out, or of bytes its numbers and its bytes apart; state: [B, state_size]; is_init: bool [B]; reward: [B], what the last
         action earned, where the agent sees it. Returns the most likely action [B, ...] and the next state."""
         params, memory = self.think(obs, state, is_init, reward)
         action = self.head.mode(params)
         return self.head.to_env(action), self.next_state(memory, self.head.to_env(action))
 
-    def think(self, obs: Tensor, state: Tensor, is_init: Tensor, reward: Tensor | None) -> tuple[Tensor, Tensor]:
+    def think(
+        self, obs: Tensor | tuple[Tensor, Tensor], state: Tensor, is_init: Tensor, reward: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Parameters of the action head [B, num_params], and the memory after the step [B, layers, S]."""
         action = None
         if self.action_size:

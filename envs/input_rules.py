@@ -120,16 +120,24 @@ class InputRules:
 
     def encode_apart(
         self,
-        obs: Tensor,
+        obs: Tensor | tuple[Tensor, Tensor],
         *,
         start: bool | Tensor,
         action: Tensor | None = None,
         reward: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Return what `encode` does, its floats and its bytes apart, as `split` gives them."""
-        self._obs.check(obs, self._name)
-        obs, rest = self._obs.split(obs)
-        return self._encode_floats(obs, start, action, reward), rest
+        """Return what `encode` does, its floats and its bytes apart, as `split` gives them; so may an obs of bytes be given."""
+        if isinstance(obs, tuple):
+            numbers, rest = obs
+        else:
+            self._obs.check(obs, self._name)
+            numbers, rest = self._obs.split(obs)  # type: ignore[assignment]
+        return self._encode_floats(numbers, start, action, reward), rest
+
+    @property
+    def obs_floats(self) -> int:
+        """How many numbers an obs of bytes begins with, four bytes each; 0 where it has none or is no obs of bytes."""
+        return self._obs.raw_floats if self.packed else 0
 
     def _encode_floats(self, obs: Tensor, start: bool | Tensor, action: Tensor | None, reward: Tensor | None) -> Tensor:
         try:
