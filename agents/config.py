@@ -45,7 +45,7 @@ class Task:
     sources: Mapping[str, str] = field(default_factory=dict)
 
     def source(self, name: str) -> str:
-        """", from ..." for a reason to end with; "" where the env is one of ours."""
+        """ ", from ..." for a reason to end with; "" where the env is one of ours."""
         return f", from {self.sources[name]}" if name in self.sources else ""
 
 
@@ -278,7 +278,9 @@ def discount_for(task: Task) -> tuple[float, str]:
     late = task.credit_horizon
     if late is None:
         return 0.99, "the env does not say how late rewards come"
-    return 1 - 1 / (late + 2), f"a reward comes {late} steps after its action at the latest{task.source('credit_horizon')}"
+    return 1 - 1 / (
+        late + 2
+    ), f"a reward comes {late} steps after its action at the latest{task.source('credit_horizon')}"
 
 
 def env_name(env: Any) -> str:

@@ -44,9 +44,7 @@ def said_by(env: Any, id: str) -> dict[str, tuple[Any, str]]:
         if name not in SAYABLE:
             near = difflib.get_close_matches(str(name), SAYABLE, n=1)
             hint = f"did you mean {near[0]!r}?" if near else "leave it out"
-            raise ValueError(
-                f"{id}: metadata[{KEY!r}] may hold {', '.join(SAYABLE)}, got {name!r}; {hint}"
-            )
+            raise ValueError(f"{id}: metadata[{KEY!r}] may hold {', '.join(SAYABLE)}, got {name!r}; {hint}")
     found = {}
     for name in SAYABLE:
         value, place = in_metadata.get(name), f"metadata[{KEY!r}]"
