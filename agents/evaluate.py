@@ -356,7 +356,7 @@ def evaluate_agent(
         "it out",
     )
     episodes = -(-episodes // env.num_envs) * env.num_envs
-    if env.can_unroll and not sample and (max_steps is None or max_steps >= env.horizon):
+    if env.can_unroll and not sample and (max_steps is None or max_steps >= (env.horizon or 0)):
         found = evaluate_open_loop(policy, head, env, episodes, show=progress)
     else:
         generator = torch.Generator(device=str(env.device)).manual_seed(seed) if sample else None

@@ -131,7 +131,7 @@ class Trainer(ABC):
         recent = self.collector.recent
         if self.curriculum is None or self.level is None or self.level == self.curriculum.last:
             return
-        if len(recent) < recent.maxlen:
+        if len(recent) != recent.maxlen:
             return
         success = self.collector.log.success_rate
         if success is not None and success >= MASTERED:

@@ -13,7 +13,8 @@ SHORT = 128
 """Steps of a segment that is not made of whole episodes."""
 ROLLOUTS = 30
 """Whole episodes, where it is not known that they are needed, leave a run at least so many rollouts; memory over 300 steps
-was learned in 31."""
+was learned in 10. Pendulum-v1 without velocity, rewards times .05, comes to -156 in 46 rollouts of 32 minibatches, to -265
+with 16, to -681 with 8, and to -251 in 73 rollouts of 128 steps and 8 (one seed, 600,000 steps)."""
 ROLLOUT_STEPS = 2**15
 """And rollouts of at most so many steps, four times those of the default 64 envs and short segments."""
 
@@ -65,7 +66,7 @@ class PPOConfig(CollectorOptions, TrainConfig):
     """passes over each rollout"""
     minibatches: int | None = None
     """gradient steps per pass; must divide --num-envs, since a minibatch is made of whole rows. From the rollout's size
-    where not given: about 1,024 steps each, at least 8 of them, two rows in each"""
+    where not given: about 1,024 steps each, 400 where a time limit gives the segment, at least 8 of them, two rows in each"""
     clip: float = 0.2
     """how far an action's probability ratio may move before its gradient is cut"""
     entropy: float | None = None
@@ -118,19 +119,20 @@ class PPOConfig(CollectorOptions, TrainConfig):
 
     def choose(self, task: Task) -> dict[str, Chosen]:
         chosen: dict[str, Chosen] = {}
-        segment, horizon = self.segment, task.horizon
+        segment, horizon, steps_each = self.segment, task.horizon, 1024
         if segment is None:
             if horizon is None:
                 segment, why = SHORT, "the env does not say how far a cue lies from its use"
             elif task.credit_horizon is None:
                 segment, why = self._segment_for(horizon, task.source("horizon"))
+                steps_each = 1024 if segment == SHORT else 400  # fewer rollouts: more is learned from each
             else:
                 episodes = max(1, -(-100 // horizon))
                 segment = min(episodes * horizon, 16_384)
                 why = f"{episodes} episode(s) of {horizon} steps, at most 16,384{task.source('horizon')}"
             chosen["segment"] = segment, why
         if self.minibatches is None:
-            wanted = max(min(max(self.num_envs * segment // 1024, 8), self.num_envs // 2), 1)
+            wanted = max(min(max(self.num_envs * segment // steps_each, 8), self.num_envs // 2), 1)
             minibatches = next(n for n in range(wanted, 0, -1) if self.num_envs % n == 0)
             chosen["minibatches"] = minibatches, f"{self.num_envs // minibatches} rows of {segment} steps each"
         if self.discount is None:

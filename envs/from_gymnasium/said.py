@@ -94,12 +94,11 @@ def layers(env: Any) -> Iterator[Any]:
 
 
 def _checked(name: str, value: Any, id: str, place: str) -> Any:
+    checked: Any = None
     if name == "open_loop":
         rule, checked = "True or False", bool(value) if isinstance(value, (bool, np.bool_)) else None
     elif name in _WHOLE:
-        least = _WHOLE[name]
-        rule, checked = f"a whole number of steps, at least {least}", _whole(value)
-        checked = checked if checked is not None and checked >= least else None
+        rule, checked = f"a whole number of steps, at least {_WHOLE[name]}", _whole(value, _WHOLE[name])
     else:
         rule, checked = "a finite number", _finite(value)
     if checked is None:
@@ -110,11 +109,12 @@ def _checked(name: str, value: Any, id: str, place: str) -> Any:
     return checked
 
 
-def _whole(value: Any) -> int | None:
+def _whole(value: Any, least: int) -> int | None:
     try:
-        return None if isinstance(value, (bool, np.bool_)) else operator.index(value)
+        count = None if isinstance(value, (bool, np.bool_)) else operator.index(value)
     except TypeError:
         return None
+    return count if count is not None and count >= least else None
 
 
 def _finite(value: Any) -> float | None:
@@ -159,7 +159,7 @@ def info_of_row(info: Any, row: int) -> Mapping[str, Any]:
         of_rows = {
             name: values
             for name, values in info.items()
-            if (isinstance(values, (list, tuple)) or getattr(values, "ndim", 0)) and len(values) > row
+            if (isinstance(values, (list, tuple)) or getattr(values, "ndim", False)) and len(values) > row
         }
         return {name: values[row] for name, values in of_rows.items() if of_rows.get(f"_{name}", {row: True})[row]}
     one = info[row] if isinstance(info, (np.ndarray, list, tuple)) and len(info) > row else None

@@ -179,6 +179,13 @@ def test_a_time_limit_alone_gives_whole_episodes_where_the_run_can_afford_them(h
     assert (LIMIT in reasons["segment"]) == (horizon is not None)
 
 
+def test_fewer_and_longer_rollouts_are_learned_from_in_more_steps():
+    def minibatches(horizon):
+        return PPOConfig().resolve(Task(horizon, None, False, {"horizon": LIMIT}))[0].minibatches
+
+    assert [minibatches(horizon) for horizon in (301, 200, 50, 64, 500, None)] == [32, 32, 16, 8, 8, 8]
+
+
 def test_reasons_name_what_an_env_from_elsewhere_says():
     said = {"horizon": "the env (Mine.horizon)", "credit_horizon": "the env (Mine.credit_horizon)", "open_loop": "it"}
     config, why = PPOConfig().resolve(Task(301, 300, True, said))
