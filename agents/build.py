@@ -22,7 +22,7 @@ from mru_rl.blocks.core import MemoryCore, make_core
 from mru_rl.blocks.spec import cell_options, parse_spec
 from mru_rl.envs import AgentInput, BatchedEnv
 from mru_rl.envs.actions import action_leaves, choices
-from mru_rl.envs.from_gymnasium.vector import WORKER_OPTIONS
+from mru_rl.envs.from_gymnasium.vector import OWN_OPTIONS, WORKER_OPTIONS
 from mru_rl.envs.input_rules import InputRules
 
 _SEEDING = threading.RLock()
@@ -41,6 +41,12 @@ def make_env(
         env = _make_by_id(config, num_envs, seed, kwargs)
     else:
         env = _make_from_object(config, num_envs, seed, kwargs)
+    lacking = [name for name in config.info_metrics if name not in env.metrics]
+    require(
+        not lacking,
+        f"{{info_metrics}} names numbers in the info of a gymnasium env, got {', '.join(lacking)} for the batched env {env.id}, "
+        "which has no info; leave them out",
+    )
     previous_action = not env.open_loop if config.previous_action is None else config.previous_action
     return AgentInput(
         env,
@@ -52,11 +58,13 @@ def make_env(
 
 
 def _make_by_id(config: TrainConfig, num_envs: int, seed: int, kwargs: dict[str, Any]) -> BatchedEnv:
-    own = {*inspect.signature(mru_rl.envs.make).parameters, *WORKER_OPTIONS}  # what has an option of the command
+    own = {*inspect.signature(mru_rl.envs.make).parameters, *OWN_OPTIONS}  # what has an option of the command
     taken = sorted((own - {"state"}) & set(kwargs))
     require(not taken, f"{', '.join(taken)} cannot be set through {{env_kwargs}}; see `mru-rl train ppo --help`")
     if config.workers == "process":
         kwargs = kwargs | {name: getattr(config, name) for name in WORKER_OPTIONS}
+    if config.info_metrics and (config.backend == "upstream" or config.env not in mru_rl.envs.list_ids()):
+        kwargs = kwargs | {"info_metrics": config.info_metrics}
     try:
         return mru_rl.envs.make(
             config.env, num_envs, seed=seed, device=pick_device(config.device), backend=config.backend, **kwargs
@@ -78,7 +86,7 @@ def _make_from_object(config: TrainConfig, num_envs: int, seed: int, kwargs: dic
         f"an env given as an object has no options to set, got {', '.join(kwargs)}; give them where you make it",
     )
     return mru_rl.envs.from_object(
-        env, num_envs, seed=seed, device=pick_device(config.device), **{n: getattr(config, n) for n in WORKER_OPTIONS}
+        env, num_envs, seed=seed, device=pick_device(config.device), **{n: getattr(config, n) for n in OWN_OPTIONS}
     )
 
 

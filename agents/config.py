@@ -30,7 +30,9 @@ class Task:
     """What an env says of itself, from which values that were not given are chosen.
 
     horizon: most steps of an episode; credit_horizon: most steps from an action to a reward it decides; None where the
-    env does not know. open_loop: observations do not depend on actions.
+    env does not know. open_loop: observations do not depend on actions. continuous: an action is, or holds, a Box of floats.
+    sources: where an env from elsewhere has these
+    from, in words, by name; the reasons say it.
 
     >>> from mru_rl.agents import PPOConfig, Task
     >>> config, reasons = PPOConfig().resolve(Task(horizon=50, credit_horizon=0, open_loop=True))
@@ -41,6 +43,12 @@ class Task:
     horizon: int | None
     credit_horizon: int | None
     open_loop: bool
+    sources: Mapping[str, str] = field(default_factory=dict)
+    continuous: bool = False
+
+    def source(self, name: str) -> str:
+        """ ", from ..." for a reason to end with; "" where the env is one of ours."""
+        return f", from {self.sources[name]}" if name in self.sources else ""
 
 
 @dataclass(frozen=True)
@@ -71,6 +79,9 @@ class TaskOptions:
     """give the agent its previous reward as an input; where every answer is paid at once it tells which one was right"""
     start_flag: bool = True
     """tell the agent on which step an episode starts"""
+    info_metrics: tuple[str, ...] = ()
+    """numbers in the info of an episode's last step to record as info_NAME, for a gymnasium env: --info-metrics a,b.
+    is_success, or else success, is always read: where it is there it is the success rate"""
     imports: tuple[str, ...] = ()
     """modules to import first: what they register (cells, envs, algorithms, loggers) can be used by name, here and
     wherever the run is read again. The working directory is searched first"""
@@ -155,6 +166,9 @@ class RunOptions:
     checkpoints/best.pt. Training is the same to the bit with and without"""
     eval_episodes: int = 64
     """episodes of each such evaluation"""
+    eval_max_steps: int | None = None
+    """cut an episode of such an evaluation after so many steps: its return is that so far, and it is no success. 10,000
+    where not given, or twice the longest episode the env names if that is more"""
     stop_at_success: float | None = None
     """end the run once this share of episodes succeeds: of an evaluation where there are any, else of the last 100"""
     stop_at_return: float | None = None
@@ -205,10 +219,12 @@ class TrainConfig(TaskOptions, MemoryOptions, LearningOptions, RunOptions, Fault
         for name in ("run_dir", "init_from"):
             if isinstance(getattr(self, name), str):
                 object.__setattr__(self, name, Path(getattr(self, name)))
-        for name in ("imports", "logger"):
+        for name in ("imports", "logger", "info_metrics"):
             if isinstance(getattr(self, name), list):  # as JSON has it
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         check_kinds(self)
+        names = (name.strip() for word in self.info_metrics for name in word.split(","))
+        object.__setattr__(self, "info_metrics", tuple(dict.fromkeys(filter(None, names))))
         require(
             isinstance(self.env, (str, GivenEnv)) or callable(self.env) or hasattr(self.env, "step"),
             f"{{env}} must be an env id, a function that makes a gymnasium env, a batched env or a gymnasium VectorEnv, got "
@@ -218,7 +234,7 @@ class TrainConfig(TaskOptions, MemoryOptions, LearningOptions, RunOptions, Fault
         for name in ("steps", "num_envs", "threads", "hidden_size", "num_layers", "eval_episodes"):
             require(getattr(self, name) >= 1, f"{{{name}}} must be at least 1, got {getattr(self, name)}")
         require(self.threads <= 1024, f"{{threads}} must be at most 1024, got {self.threads}")
-        for name in ("state_size", "eval_every"):
+        for name in ("state_size", "eval_every", "eval_max_steps"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"{{{name}}} must be at least 1, got {value}")
         require(self.worker_seconds > 0, f"{{worker_seconds}} must be positive, got {self.worker_seconds}")
@@ -251,7 +267,7 @@ class TrainConfig(TaskOptions, MemoryOptions, LearningOptions, RunOptions, Fault
         """The config with every value that was not given chosen from the task, and the reason for each."""
         values = self.choose(task)
         if self.previous_action is None:
-            reason = f"observations {'do not ' if task.open_loop else ''}depend on actions"
+            reason = f"observations {'do not ' if task.open_loop else ''}depend on actions{task.source('open_loop')}"
             values["previous_action"] = not task.open_loop, reason
         chosen = {name: value for name, (value, _) in values.items()}
         return self._filled(chosen), {name: reason for name, (_, reason) in values.items()}
@@ -270,11 +286,16 @@ def values_of(config: TrainConfig) -> dict[str, Any]:
     return {spec.name: getattr(config, spec.name) for spec in dataclasses.fields(config)}
 
 
-def discount_for(credit_horizon: int | None) -> tuple[float, str]:
+def discount_for(task: Task) -> tuple[float, str]:
     """A discount that sees a reward from the action it depends on, and why."""
-    if credit_horizon is None:
-        return 0.99, "the env does not say how late rewards come"
-    return 1 - 1 / (credit_horizon + 2), f"a reward comes {credit_horizon} steps after its action at the latest"
+    late = task.credit_horizon
+    if late is not None:
+        why = f"a reward comes {late} steps after its action at the latest{task.source('credit_horizon')}"
+        return 1 - 1 / (late + 2), why
+    if task.continuous and task.horizon is not None:
+        discount = min(max(1 - 10 / task.horizon, 0.95), 0.99)
+        return discount, f"a tenth of {task.horizon} steps for continuous actions{task.source('horizon')}, 20 to 100"
+    return 0.99, "the env does not say how late rewards come"
 
 
 def env_name(env: Any) -> str:

@@ -10,14 +10,15 @@ import contextlib
 import dataclasses
 import hashlib
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from scipy import stats
 from torch import Tensor, nn
 
+from mru_rl.agents.acting.episodes import info_means, of_row, success_of, success_rate
 from mru_rl.agents.agent import Agent, load
 from mru_rl.agents.build import for_evaluation, make_env, rows_of, torch_settings
 from mru_rl.agents.config import EVALUATION_SEED, TrainConfig, env_name
@@ -33,17 +34,30 @@ from mru_rl.envs.scores import has_score, normalised_score, scale
 STRETCH_NUMBERS = 2**18
 """(step, unit) pairs of a stretch, 1 MiB a tensor: measured on one EPYC core with three cores, 2^17 to 2^19 are fastest."""
 
+LEAST_CAP = 10_000
+"""Steps after which an episode is cut where no number is given, or twice the longest episode the env names, if that is more:
+an env may never end."""
+
 ROWS = 64
 """envs that `mru-rl eval` steps side by side"""
 
 
 @dataclass(frozen=True)
 class Episodes:
-    """Returns and lengths of finished episodes; success_return is the env's threshold, None where it names none."""
+    """Returns and lengths of episodes; success_return is the env's threshold, None where it names none.
+
+    successes: of each what its info says, else whether its return reached the threshold, NaN where neither is there. info:
+    mean of each number that `info_metrics` names, over the episodes whose info said it. cut: how many were cut after
+    max_steps steps: their return is that so far, and they are no success.
+    """
 
     returns: list[float]
     lengths: list[int]
     success_return: float | None
+    successes: list[float]
+    info: dict[str, float] = field(default_factory=dict, kw_only=True)
+    cut: int = field(default=0, kw_only=True)
+    max_steps: int | None = field(default=None, kw_only=True)
 
     @property
     def episodes(self) -> int:
@@ -72,10 +86,8 @@ class Episodes:
 
     @property
     def success_rate(self) -> float | None:
-        """Fraction of episodes that reached the env's success return; None where it names none."""
-        if self.success_return is None:
-            return None
-        return sum(r >= self.success_return for r in self.returns) / len(self.returns)
+        """Mean success; None where no episode says anything of it. One that does not, among others that do, is none."""
+        return success_rate(self.successes)
 
 
 @dataclass(frozen=True)
@@ -116,6 +128,8 @@ class Evaluation(Episodes):
             "return_mean": self.return_mean,
             "return_ci95": list(self.return_ci95),
             "success_rate": self.success_rate,
+            "info": self.info,
+            "cut": self.cut,
             "score": self.score,
             "score_scale": None if self.score_scale is None else list(self.score_scale),
             "episodes": self.episodes,
@@ -128,7 +142,7 @@ class Evaluation(Episodes):
 
 class Acted(NamedTuple):
     """One step of every row: obs [B, D] and is_init [B] it was taken on, the head's action, the critic's value [B],
-    reward [B], and done [B], terminated or truncated."""
+    reward [B], and done [B], terminated or truncated; ended: what the env says of the episodes that are done."""
 
     obs: Tensor
     is_init: Tensor
@@ -136,12 +150,21 @@ class Acted(NamedTuple):
     value: Tensor
     reward: Tensor
     done: Tensor
+    ended: Mapping[str, Tensor]
 
 
-def act(policy: Policy, head: ActionHead, env: Any, generator: torch.Generator | None = None) -> Iterator[Acted]:
+def act(
+    policy: Policy,
+    head: ActionHead,
+    env: Any,
+    generator: torch.Generator | None = None,
+    *,
+    cut: Tensor | None = None,
+) -> Iterator[Acted]:
     """Step policy and env side by side from fresh episodes, without end; to be consumed under torch.inference_mode.
 
-    generator: draws actions from the policy; without one the most likely action is taken.
+    generator: draws actions from the policy; without one the most likely action is taken. cut: bool [B]; rows in which the
+    caller sets it begin a fresh episode after the step, and it is False again.
     """
     obs = env.reset()
     state = policy.core.initial_state(env.num_envs)
@@ -151,8 +174,11 @@ def act(policy: Policy, head: ActionHead, env: Any, generator: torch.Generator |
         action = head.mode(params) if generator is None else head.sample(params, generator)
         after = env.step(head.to_env(action))
         done = after.terminated | after.truncated
-        yield Acted(obs, is_init, action, value, after.reward, done)
+        yield Acted(obs, is_init, action, value, after.reward, done, env.ended)
         obs, is_init = after.obs, done
+        if cut is not None and cut.any():
+            obs, is_init = obs.index_put((cut,), env.reset_rows(cut)), done | cut
+            cut.fill_(False)
 
 
 def evaluate(
@@ -162,39 +188,71 @@ def evaluate(
     episodes: int,
     *,
     generator: torch.Generator | None = None,
+    max_steps: int | None = None,
     show: bool = True,
 ) -> Episodes:
-    """Run whole episodes; every row of the env contributes equally many, so that short ones are not favoured.
+    """Run whole episodes; every row of the env contributes equally many, so that short ones are not favored.
 
-    generator: draws actions from the policy; without one the most likely action is taken. show: print progress.
+    generator: draws actions from the policy; without one the most likely action is taken. max_steps: an episode is cut
+    after so many; as `cap_for` says where not given. show: print progress.
     """
-    quota = _quota(episodes, env)
-    counted: list[list[tuple[float, int]]] = [[] for _ in range(env.num_envs)]
+    quota, cap = _quota(episodes, env), max_steps or cap_for(env)
+    counted: list[list[_Counted]] = [[] for _ in range(env.num_envs)]
     total = torch.zeros(env.num_envs, dtype=torch.float64, device=env.device)
     length = torch.zeros(env.num_envs, dtype=torch.int64, device=env.device)
-    finished, steps = 0, 0
-    longest = (env.horizon or 1000) * quota
-    with torch.inference_mode(), _progress(show, env, longest) as progress:
-        for acted in act(policy, head, env, generator):
+    cut = torch.zeros(env.num_envs, dtype=torch.bool, device=env.device)
+    finished, steps, missing = 0, 0, math.nan if env.success_return is None else 0.0
+    longest = None if env.horizon is None else min(env.horizon, cap) * quota
+    with torch.inference_mode(), _progress(show, env, longest, episodes) as progress:
+        for acted in act(policy, head, env, generator, cut=cut):
             done = acted.done
             total += acted.reward
             length += 1
             steps += 1
             if progress is not None and steps % 1000 == 0:
-                progress.show(steps, f"{finished} of {episodes} episodes")
-            if not done.any():
+                if longest is None:
+                    progress.show(finished, f"{steps:,} steps a row, an episode is cut after {cap:,}")
+                else:
+                    progress.show(steps, f"{finished} of {episodes} episodes")
+            over = done | (length >= cap)
+            if not over.any():
                 continue
             _require_finite(total, env)
-            for row in done.nonzero().flatten().tolist():
+            for row in over.nonzero().flatten().tolist():
                 if len(counted[row]) < quota:
-                    counted[row].append((total[row].item(), int(length[row])))
+                    value, whole = total[row].item(), bool(done[row])
+                    said = of_row(acted.ended, row) if whole else {}
+                    success = success_of(said, value, env.success_return) if whole else missing
+                    counted[row].append(_Counted(value, int(length[row]), success, said, whole))
                     finished += 1
-            total[done] = 0
-            length[done] = 0
+                    cut[row] = not whole and len(counted[row]) < quota
+            total[over] = 0
+            length[over] = 0
             if finished == episodes:
                 break
     flat = [episode for row in counted for episode in row]
-    return Episodes([r for r, _ in flat], [n for _, n in flat], env.success_return)
+    return Episodes(
+        [one.value for one in flat],
+        [one.length for one in flat],
+        env.success_return,
+        [one.success for one in flat],
+        info=info_means(one.said for one in flat),
+        cut=sum(not one.whole for one in flat),
+        max_steps=cap,
+    )
+
+
+class _Counted(NamedTuple):
+    value: float
+    length: int
+    success: float
+    said: dict[str, float]
+    whole: bool
+
+
+def cap_for(env: Any) -> int:
+    """The steps after which an episode is cut where no number is given: LEAST_CAP says why."""
+    return max(LEAST_CAP, 2 * (env.horizon or 0))
 
 
 def evaluate_open_loop(
@@ -219,7 +277,7 @@ def evaluate_open_loop(
     returns: list[Tensor] = []
     done = 0
     total = torch.zeros(env.num_envs, dtype=torch.float64, device=state.device)
-    with torch.inference_mode(), _progress(show, env, env.horizon * quota) as progress:
+    with torch.inference_mode(), _progress(show, env, env.horizon * quota, episodes) as progress:
         while len(returns) < quota:
             stretch = env.unroll(steps)
             is_init = torch.zeros_like(stretch.asked)
@@ -241,15 +299,18 @@ def evaluate_open_loop(
             if progress is not None:
                 progress.show(done, f"{len(returns) * env.num_envs} of {episodes} episodes")
     by_row = torch.stack(returns, dim=1).flatten().tolist()
-    return Episodes(by_row, [env.horizon] * episodes, env.success_return)
+    successes = [success_of({}, value, env.success_return) for value in by_row]
+    return Episodes(by_row, [env.horizon] * episodes, env.success_return, successes)
 
 
 @contextlib.contextmanager
-def _progress(show: bool, env: Any, total: int) -> Iterator[Progress | None]:
+def _progress(show: bool, env: Any, steps: int | None, episodes: int) -> Iterator[Progress | None]:
+    """Progress in steps of a row where it is known how many there are at most, else in episodes."""
     if not show:
         yield None
         return
-    with Progress(f"evaluating {env.id}", total, "steps a row") as progress:
+    total, unit = (episodes, "episodes") if steps is None else (steps, "steps a row")
+    with Progress(f"evaluating {env.id}", total, unit) as progress:
         yield progress
 
 
@@ -283,8 +344,10 @@ def evaluate_agent(
     progress: bool,
     config: TrainConfig,
     steps: int,
+    max_steps: int | None = None,
 ) -> Evaluation:
-    """Whole episodes of an agent in an env, with all that is said of them. episodes: rounded up to fill the env's rows.
+    """Whole episodes of an agent in an env, with all that is said of them. episodes: rounded up to fill the env's rows;
+    max_steps: an episode is cut after so many.
 
     Raises ValueError for a sample of a policy that values actions.
     """
@@ -294,16 +357,20 @@ def evaluate_agent(
         "it out",
     )
     episodes = -(-episodes // env.num_envs) * env.num_envs
-    if env.can_unroll and not sample:
+    if env.can_unroll and not sample and (max_steps is None or max_steps >= (env.horizon or 0)):
         found = evaluate_open_loop(policy, head, env, episodes, show=progress)
     else:
         generator = torch.Generator(device=str(env.device)).manual_seed(seed) if sample else None
-        found = evaluate(policy, head, env, episodes, generator=generator, show=progress)
+        found = evaluate(policy, head, env, episodes, generator=generator, max_steps=max_steps, show=progress)
     scored = has_score(env)
     return Evaluation(
         found.returns,
         found.lengths,
         found.success_return,
+        found.successes,
+        info=found.info,
+        cut=found.cut,
+        max_steps=found.max_steps,
         env=env_name(config.env),
         env_kwargs=config.env_kwargs,
         algorithm=config.algorithm,
@@ -327,12 +394,14 @@ def evaluate_run(
     checkpoint: str = "last",
     device: str | None = None,
     num_envs: int = ROWS,
+    max_steps: int | None = None,
     progress: bool = True,
 ) -> Evaluation:
     """What `mru-rl eval` prints: a checkpoint of a run on its env, options of the env overridden.
 
     episodes: rounded up to fill the rows of the env; None: as many as `episodes_for` gives. The rest as in `Run.evaluate`.
     """
+    require(max_steps is None or max_steps >= 1, f"{{max_steps}} must be at least 1, got {max_steps}")
     agent = load(run.path, checkpoint=checkpoint, device=device)
     config = for_evaluation(agent.config, env)
     with torch_settings(config.threads):
@@ -353,6 +422,7 @@ def evaluate_run(
                 progress=progress,
                 config=dataclasses.replace(config, env_kwargs=config.env_kwargs | (env_kwargs or {})),
                 steps=agent.steps,
+                max_steps=max_steps,
             )
     return found
 

@@ -42,6 +42,7 @@ class Run(RunDirectory):
         sample: bool = False,
         checkpoint: str = "last",
         device: str | None = None,
+        max_steps: int | None = None,
         progress: bool = True,
     ) -> Evaluation:
         """Whole episodes with the agent of a checkpoint, as `mru-rl eval` runs them.
@@ -50,7 +51,8 @@ class Run(RunDirectory):
         the run was trained in one given as an object. env_kwargs: options of the env to change. episodes: rounded up to
         fill the rows; 128 where not given, down to 32 where they are long. sample: draw actions from the policy instead of
         taking the most likely ones. checkpoint: "last", "best" or "step_N". device: "cpu" or "cuda"; where not given that
-        of the run, or the CPU without a GPU.
+        of the run, or the CPU without a GPU. max_steps: an episode is cut after so many, with its return so far and as no
+        success; `cut` counts those. 10,000 where not given, or twice the longest episode the env names if that is more.
         """
         return evaluate_run(
             self,
@@ -61,6 +63,7 @@ class Run(RunDirectory):
             sample=sample,
             checkpoint=checkpoint,
             device=device,
+            max_steps=max_steps,
             progress=progress,
         )
 

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import math
 import time
 from abc import ABC, abstractmethod
 from typing import Any
 
+import gymnasium
 import torch
 
 from mru_rl.agents.acting.collector import Collector
+from mru_rl.agents.acting.episodes import info_means
 from mru_rl.agents.acting.guards import Guard, require_finite_parameters
 from mru_rl.agents.acting.rollout import Rollout
 from mru_rl.agents.build import make_env, pick_device, seeded, with_rows_of_env
 from mru_rl.agents.config import Task, TrainConfig, env_name
 from mru_rl.agents.console.errors import require
+from mru_rl.agents.console.streams import tell_error
 from mru_rl.agents.curriculum import MASTERED, split_curriculum
 from mru_rl.agents.nets.heads import ActionHead
 from mru_rl.agents.nets.networks import Policy
 from mru_rl.agents.schedule import Schedule
 from mru_rl.envs import AgentInput
+from mru_rl.envs.actions import action_leaves
 from mru_rl.envs.input_rules import InputRules
 
 _TRACED_ROWS = 4
@@ -56,9 +59,18 @@ class Trainer(ABC):
         hardest = make_env(config, 1, config.seed) if self.curriculum else self.env
         self.horizon = hardest.horizon
         _require_alike(config, self.env, hardest)
-        self.config, self.reasons = config.resolve(Task(hardest.horizon, hardest.credit_horizon, hardest.open_loop))
+        self.config, self.reasons = config.resolve(
+            Task(
+                hardest.horizon,
+                hardest.credit_horizon,
+                hardest.open_loop,
+                hardest.sources,
+                continuous=any(isinstance(leaf, gymnasium.spaces.Box) for leaf in action_leaves(hardest.action_space)),
+            )
+        )
+        self._told_of_no_success = False
         require(
-            self.curriculum is None or self.env.success_return is not None,
+            self.curriculum is None or self.env.success_return is not None or "success" in self.env.metrics,
             f"a curriculum needs an env that names a success, {env_name(config.env)} does not; give its options as numbers",
         )
         with seeded(config.seed):
@@ -164,8 +176,17 @@ class Trainer(ABC):
         recent = self.collector.recent
         if self.curriculum is None or self.level is None or self.level == self.curriculum.last:
             return
-        if len(recent) == recent.maxlen and sum(success for _, _, success in recent) >= MASTERED * len(recent):
+        if len(recent) != recent.maxlen:
+            return
+        success = self.collector.log.success_rate
+        if success is not None and success >= MASTERED:
             self._set_level(self.curriculum.after(self.level))
+        elif success is None and not self._told_of_no_success:
+            self._told_of_no_success = True
+            tell_error(
+                f"mru-rl: the curriculum over {self.curriculum.name} waits for successes, and none of the last {len(recent)} "
+                f"episodes of {self.env.id} said whether it was one; have it say success_return, or is_success in info"
+            )
 
     def update(self) -> tuple[dict[str, float], Rollout]:
         """One rollout and what is learned from it.
@@ -211,12 +232,13 @@ class Trainer(ABC):
             "steps_per_second": round(steps_per_second, 1),
         }
         if self.collector.recent:
-            returns, lengths, successes = zip(*self.collector.recent, strict=True)
+            returns, lengths, _ = zip(*self.collector.recent, strict=True)
             record["recent_episodes"] = len(returns)
             record["return_mean"] = sum(returns) / len(returns)
             record["length_mean"] = sum(lengths) / len(lengths)
-            if not math.isnan(successes[-1]):
-                record["success_rate"] = sum(successes) / len(successes)
+            if (success := self.collector.log.success_rate) is not None:
+                record["success_rate"] = success
+            record |= {f"info_{name}": value for name, value in info_means(self.collector.log.said).items()}
         if self.level is not None:
             record["level"] = self.level
         return record | metrics | self._faults() | self._write_rates(rollout)

@@ -243,8 +243,8 @@ class Training:
         if self.evaluation is not None:
             success, value = self.evaluation.success_rate, self.evaluation.return_mean
         elif config.eval_every is None and len(recent := self.trainer.collector.recent) == recent.maxlen:
-            returns, _, successes = zip(*recent, strict=True)
-            success, value = sum(successes) / len(successes), sum(returns) / len(returns)
+            success = self.trainer.collector.log.success_rate
+            value = sum(value for value, _, _ in recent) / len(recent)
         else:
             return
         if config.stop_at_success is not None and success is not None and success >= config.stop_at_success:
@@ -268,6 +268,7 @@ class Training:
                 progress=False,
                 config=self.config,
                 steps=self.steps,
+                max_steps=self.config.eval_max_steps,
             )
             self.metrics[f"eval_return_{way}"] = self.evaluation.return_mean
             if self.evaluation.success_rate is not None:

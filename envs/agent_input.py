@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
@@ -29,6 +30,8 @@ _KEPT = (
     "can_render",
     "perfect_return",
     "memoryless_return",
+    "sources",
+    "metrics",
 )
 
 
@@ -81,6 +84,10 @@ class AgentInput(BatchedEnv):
     @property
     def worker_restarts(self) -> int:  # type: ignore[override]
         return self.env.worker_restarts
+
+    @property
+    def ended(self) -> Mapping[str, Tensor]:  # type: ignore[override]
+        return self.env.ended
 
     @property
     def final_frame(self) -> np.ndarray | None:  # type: ignore[override]

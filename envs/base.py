@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -93,6 +94,13 @@ class BatchedEnv(ABC):
     """Exact return of perfect memory in an episode; None: not known."""
     memoryless_return: float | None = None
     """Exact mean return of the best policy that sees only the obs; None: not known."""
+    sources: Mapping[str, str] = MappingProxyType({})
+    """Where an env from elsewhere has its `horizon`, `credit_horizon` and so on from, in words, by name."""
+    metrics: tuple[str, ...] = ()
+    """Names of the numbers that `ended` may hold; "success" is one of them where an env can tell by itself."""
+    ended: Mapping[str, Tensor] = MappingProxyType({})
+    """What the episodes that the last step ended say of themselves beside their return, float32 [B] by name: NaN in rows
+    that ended none or do not say; names that no row says may be missing."""
 
     def __init__(
         self,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -34,21 +37,27 @@ class TorchRLEnv(EnvBase):
     "_step"     rows left out must have finished; they wait for their reset
     seed        set_seed does what `env.reseed` does, and takes effect at the next reset, which is one of all rows
     state       state_dict holds all of it where the env can save itself; where not, loading starts fresh episodes
+    metrics     names of `env.metrics` to show as ("ended", name) [B], beside the observation, as `env.ended` has them: NaN
+                but where an episode ends and says it
     """
 
-    def __init__(self, env: BatchedEnv) -> None:
+    def __init__(self, env: BatchedEnv, *, metrics: Sequence[str] = ()) -> None:
         if not isinstance(env, BatchedEnv):
             raise TypeError(
                 f"as_torchrl takes an env of mru_rl.envs.make, got {type(env).__name__}; for a gymnasium id pass "
                 "make(id, num_envs), for an env object use torchrl's GymWrapper"
             )
         super().__init__(device=env.device, batch_size=[env.num_envs])
-        self.env = env
+        self.env, self._metrics = env, tuple(metrics)
         one = (env.num_envs, 1)
         flag = Categorical(2, shape=one, dtype=torch.bool, device=env.device)
         self.observation_spec = Composite(
             observation=spec_of(env.observation_space, env.num_envs, env.device), shape=self.batch_size
         )
+        if self._metrics:
+            number = Unbounded((env.num_envs,), dtype=torch.float32, device=env.device)
+            ended = {name: number.clone() for name in self._metrics}
+            self.observation_spec["ended"] = Composite(ended, shape=self.batch_size)
         self.action_spec = spec_of(env.action_space, env.num_envs, env.device)
         self.reward_spec = Unbounded(one, dtype=torch.float32, device=env.device)
         self.done_spec = Composite(
@@ -91,11 +100,11 @@ class TorchRLEnv(EnvBase):
             action = torch.where(held.view(-1, *[1] * (action.ndim - 1)), self._any_action(action), action)
         obs, reward, terminated, truncated, final_obs = self.env.step(action)
         self._obs = obs
+        moved = self._tensordict(final_obs, reward, terminated, truncated, self.env.ended)
         if held is None or not held.any():
             self._waiting, self._stale = terminated | truncated, torch.zeros_like(terminated)
-            return self._tensordict(final_obs, reward, terminated, truncated)
+            return moved
         self._waiting, self._stale = held | terminated | truncated, held
-        moved = self._tensordict(final_obs, reward, terminated, truncated)
         stayed = self._tensordict(
             tensordict.get("observation"),
             torch.zeros_like(reward),
@@ -113,13 +122,17 @@ class TorchRLEnv(EnvBase):
         reward: Tensor | None = None,
         terminated: Tensor | None = None,
         truncated: Tensor | None = None,
+        ended: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> TensorDict:
         none = torch.zeros_like(self._waiting)
         terminated = none if terminated is None else terminated
         truncated = none if truncated is None else truncated
-        columns = {"observation": obs} | ({} if reward is None else {"reward": reward[:, None]})
+        columns: dict[str, Any] = {"observation": obs} | ({} if reward is None else {"reward": reward[:, None]})
         flags = {"done": terminated | truncated, "terminated": terminated.clone(), "truncated": truncated.clone()}
         columns |= {name: flag[:, None] for name, flag in flags.items()}
+        if self._metrics:
+            unsaid = torch.full((self.env.num_envs,), math.nan, device=self.device)
+            columns["ended"] = {name: ended.get(name, unsaid) for name in self._metrics}
         return TensorDict(columns, batch_size=self.batch_size, device=self.device)
 
     def _set_seed(self, seed: int | None) -> None:

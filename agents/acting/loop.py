@@ -58,7 +58,7 @@ class ActingLoop(Collector):
         action = self.behavior.choose(out, self.head, self.generator)
         after, bad = self.guard.look_at(self.env.step(self.head.to_env(action)), self, step)
         done = after.terminated | after.truncated
-        self.log.count(after.reward, done)
+        self.log.count(after.reward, done, self.env.ended)
         self.obs, self.is_init, self.state = after.obs, done, out.state
         if bad is not None:
             self.guard.drop(bad, self)

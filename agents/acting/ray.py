@@ -19,7 +19,7 @@ from mru_rl.agents.acting.collector import Collector
 from mru_rl.agents.acting.episodes import EpisodeLog
 from mru_rl.agents.acting.ray_session import ray_session
 from mru_rl.agents.acting.rollout import Rollout
-from mru_rl.agents.acting.torchrl import RecurrentPolicy, SegmentCollector, recurrent_env
+from mru_rl.agents.acting.torchrl import RecurrentPolicy, SegmentCollector, count_rollout, recurrent_env
 from mru_rl.agents.console.imports import import_modules
 from mru_rl.agents.nets.heads import ActionHead
 from mru_rl.agents.nets.networks import ActorCritic
@@ -79,7 +79,7 @@ class RayCollectors(Collector):
         data = torch.cat([part.data for part in parts]).to(self.device)
         rollout = Rollout(data, torch.cat([part.start_state for part in parts]).to(self.device))
         rollout.require_finite(self.env)
-        self.log.count_segment(rollout.data["next", "reward"], rollout.data["next", "done"])
+        count_rollout(self.log, rollout)
         return rollout
 
     def _open(self) -> Any:

@@ -18,8 +18,8 @@ from mru_rl.agents.acting.episodes import EpisodeLog
 from mru_rl.agents.acting.rollout import Rollout, make_rollout
 from mru_rl.agents.nets.heads import ActionHead
 from mru_rl.agents.nets.networks import ActorCritic
-from mru_rl.envs import as_torchrl
 from mru_rl.envs.base import BatchedEnv
+from mru_rl.envs.to_torchrl import TorchRLEnv
 
 with warnings.catch_warnings():  # torchrl 0.14 warns of its own classes while it is imported
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -57,7 +57,7 @@ def recurrent_env(env: BatchedEnv, state: Tensor) -> TransformedEnv:
     """
     spec = Unbounded(shape=state.shape, dtype=state.dtype, device=state.device)
     primer = TensorDictPrimer({"recurrent_state": spec}, expand_specs=True)
-    return TransformedEnv(as_torchrl(env), Compose(InitTracker(), primer))
+    return TransformedEnv(TorchRLEnv(env, metrics=env.metrics), Compose(InitTracker(), primer))
 
 
 class SegmentCollector(Collector):
@@ -125,7 +125,7 @@ def to_rollout(data: TensorDict, start_state: Tensor, policy: ActorCritic) -> Ro
     final_value = torch.zeros_like(reward)
     for step in truncated.any(0).nonzero().squeeze(-1).tolist():
         final_value[:, step] = value_after(step)
-    return make_rollout(
+    rollout = make_rollout(
         start_state,
         observation=data["observation"],
         is_init=data["is_init"].squeeze(-1),
@@ -138,6 +138,16 @@ def to_rollout(data: TensorDict, start_state: Tensor, policy: ActorCritic) -> Ro
         terminated=terminated,
         truncated=truncated,
     )
+    if "ended" in after.keys():  # noqa: SIM118 (a TensorDict)
+        rollout.data["next", "ended"] = after["ended"]
+    return rollout
+
+
+def count_rollout(log: EpisodeLog, rollout: Rollout) -> None:
+    """Count the episodes of a rollout that `to_rollout` made, and take out of it what is there for that alone."""
+    after = rollout.data["next"]
+    ended = after.pop("ended", {})
+    log.count_segment(after["reward"], after["done"], dict(ended.items()))
 
 
 class TorchRLCollector(OurCollector):
@@ -169,7 +179,7 @@ class TorchRLCollector(OurCollector):
             )
         rollout = self._collector.segment()
         rollout.require_finite(self.env)
-        self.log.count_segment(rollout.data["next", "reward"], rollout.data["next", "done"])
+        count_rollout(self.log, rollout)
         return rollout
 
     def change_env(self, env: BatchedEnv) -> None:

@@ -34,13 +34,18 @@ class EvalArgs:
     """draw actions from the policy instead of taking the most likely one"""
     device: Device | None = None
     """cpu or cuda; that of the run where not given, the CPU where there is no GPU"""
+    max_steps: int | None = None
+    """cut an episode after so many steps: its return is that so far, and it is no success. 10,000 where not given, or twice
+    the longest episode the env names if that is more"""
     video: Path | None = None
     """GIF or MP4 of one episode to write, for an env that renders; MP4 needs the extra `video`"""
     json: bool = False
     """print one JSON object on stdout"""
 
     def __post_init__(self) -> None:
-        require(self.episodes is None or self.episodes >= 1, f"{{episodes}} must be at least 1, got {self.episodes}")
+        for name in ("episodes", "max_steps"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"{{{name}}} must be at least 1, got {value}")
 
 
 @dataclass(frozen=True)

@@ -154,6 +154,7 @@ def _eval(words: list[str]) -> None:
         sample=args.sample,
         checkpoint=args.checkpoint,
         device=args.device,
+        max_steps=args.max_steps,
     )
     if args.json:
         print(json.dumps(found.to_json()))
@@ -169,7 +170,13 @@ def _eval(words: list[str]) -> None:
     if found.score is not None and found.score_scale is not None:
         zero, one = found.score_scale
         lines.append(f"  score    {found.score:.3f}  (0: {zero}, 1: {one}; see mru_rl.envs.scores)")
+    lines += [f"  {name:<8} {value:.3f}  (info)" for name, value in found.info.items()]
     lines.append(f"  length   {found.length_mean:.1f} steps")
+    if found.cut:
+        lines.append(
+            f"  cut      {found.cut} of {found.episodes} episodes after {found.max_steps:,} steps (--max-steps): their return "
+            "is that so far, and they are no success"
+        )
     if args.video is not None:
         lines.append(f"  video    {args.video}")
     print("\n".join(lines))

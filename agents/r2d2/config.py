@@ -116,7 +116,8 @@ class R2D2Config(TrainConfig):
         sequence = self.sequence
         if sequence is None:
             sequence = horizon if horizon is not None and whole else 80
-            chosen["sequence"] = sequence, "a whole episode" if whole else "episodes are long or of unknown length"
+            why = "a whole episode" if whole else "episodes are long or of unknown length"
+            chosen["sequence"] = sequence, why + task.source("horizon")
         covered = horizon is not None and sequence >= horizon
         if self.burn_in is None:
             chosen["burn_in"] = (
@@ -138,12 +139,13 @@ class R2D2Config(TrainConfig):
                 "200 sequences, at most a tenth of --steps, at least a batch",
             )
         if self.discount is None:
-            chosen["discount"] = discount_for(credit_horizon)
+            chosen["discount"] = discount_for(task)
         if self.n_step is None:
             if credit_horizon is None:
                 chosen["n_step"] = 5, "the env does not say how late rewards come"
             else:
-                chosen["n_step"] = min(5, credit_horizon + 1), "no further than an action is paid, at most 5"
+                why = f"no further than an action is paid, at most 5{task.source('credit_horizon')}"
+                chosen["n_step"] = min(5, credit_horizon + 1), why
         if self.epsilon is None:
             if open_loop or horizon is None:
                 chosen["epsilon"] = 0.4, "observations do not depend on actions" if open_loop else "no horizon is known"

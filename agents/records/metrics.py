@@ -9,7 +9,9 @@ GLOSSARY = {
     "recent_episodes": "how many finished episodes the three numbers below are over: the last 100, fewer at the start",
     "return_mean": "mean return of those episodes, exploring as in training",
     "length_mean": "mean length in steps of those episodes",
-    "success_rate": "share of those episodes that reached the env's success return; absent where the env names none",
+    "success_rate": "mean success of those episodes: is_success or success in info, else whether the env's success return was "
+    "reached; absent where neither is there",
+    "info_NAME": "with --info-metrics: mean of this number in info over those of the episodes that said it at their end",
     "eval_return_greedy": "with --eval-every: mean return of the last evaluation, taking the most likely actions",
     "eval_return_sampled": "with --eval-every: the same, drawing actions from the policy; absent where it gives no probabilities",
     "eval_success_greedy": "with --eval-every: share of successful episodes, taking the most likely actions",
@@ -54,7 +56,7 @@ _RUN = (
 
 def tag_of(name: str) -> str:
     """A metric's name with the group TensorBoard shows it in; returns come first, what is learned after them."""
-    if name in _FIRST or name.startswith("eval_"):
+    if name in _FIRST or name.startswith(("eval_", "info_")):
         return f"1_return/{name}"
     if name in _MEMORY:
         return f"3_memory/{name}"

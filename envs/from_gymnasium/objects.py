@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium
@@ -24,12 +24,13 @@ def from_object(
     workers: str = "sync",
     worker_seconds: float = 60.0,
     worker_restarts: int = 10,
+    info_metrics: Sequence[str] = (),
 ) -> BatchedEnv:
     """Return a batched env of `num_envs` rows made from an object.
 
     env     a function without arguments that returns a gymnasium.Env, called once per row (and once to look at it): see
-            GymnasiumEnv, whose options `workers`, `worker_seconds` and `worker_restarts` are;
-            a gymnasium VectorEnv of `num_envs` envs: see VectorEnvAsBatched;
+            GymnasiumEnv, whose options `workers`, `worker_seconds`, `worker_restarts` and `info_metrics` are;
+            a gymnasium VectorEnv of `num_envs` envs: see VectorEnvAsBatched, which has `info_metrics` too;
             a batched env of `num_envs` rows, which is returned as it is, with the seed and device it has
 
     Raises TypeError for any other object and for a function that returns something else, ValueError where the object has
@@ -44,13 +45,19 @@ def from_object(
                 f"num_envs must be the number of rows the env has, got num_envs={num_envs} and an env of {env.num_envs}; "
                 "pass the same number to both"
             )
-        return env if isinstance(env, BatchedEnv) else VectorEnvAsBatched(env, seed=seed, device=device)
+        if isinstance(env, BatchedEnv):
+            return env
+        return VectorEnvAsBatched(env, seed=seed, device=device, info_metrics=info_metrics)
     if not callable(env) or isinstance(env, gymnasium.Env):
         raise TypeError(
             "an env is given as a function that returns a gymnasium.Env (lambda: MyEnv()), as a gymnasium VectorEnv or as a "
             f"BatchedEnv, got {_what(env)}"
         )
-    limits: dict[str, Any] = {"worker_seconds": worker_seconds, "worker_restarts": worker_restarts}
+    limits: dict[str, Any] = {
+        "worker_seconds": worker_seconds,
+        "worker_restarts": worker_restarts,
+        "info_metrics": info_metrics,
+    }
     return GymnasiumEnv(factory=env, num_envs=num_envs, seed=seed, device=device, workers=workers, **limits)
 
 

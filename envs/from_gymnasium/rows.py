@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 
-from mru_rl.envs.columns import columns, described, side_by_side, to_array, with_texts
+from mru_rl.envs.columns import columns, described, side_by_side, with_texts
+from mru_rl.envs.from_gymnasium.said import said_at_end, scalar
 
 
 class EnvError(RuntimeError):
@@ -24,13 +25,15 @@ class EnvError(RuntimeError):
 
 
 class RowStep(NamedTuple):
-    """One step of one env. final_obs: the last obs of the episode that this step ended, None if it ended none."""
+    """One step of one env. final_obs: the last obs of the episode that this step ended, None if it ended none; said: what
+    its info said then, by name, see `said_at_end`."""
 
     obs: np.ndarray
     reward: float
     terminated: bool
     truncated: bool
     final_obs: np.ndarray | None
+    said: dict[str, float] | None = None
 
 
 class Row:
@@ -38,11 +41,11 @@ class Row:
 
     Raises EnvError naming the row if the env raises, if it returns what gymnasium.Env does not allow, and if an obs has
     another shape than its space or holds a number that a Discrete, MultiDiscrete or MultiBinary does not have. Floats
-    outside the bounds of a Box are taken as they are.
+    outside the bounds of a Box are taken as they are. metrics: what else than success is read from info.
     """
 
-    def __init__(self, make: Callable[[], gymnasium.Env], row: int) -> None:
-        self.row, self.steps = row, 0
+    def __init__(self, make: Callable[[], gymnasium.Env], row: int, metrics: Sequence[str] = ()) -> None:
+        self.row, self.steps, self.metrics = row, 0, metrics
         self.id = "an env"
         self.env = self._call("the making of", make)
         self.id = name_of(self.env)
@@ -69,7 +72,8 @@ class Row:
             self.final_frame = None
             return RowStep(obs, reward, terminated, truncated, None)
         self.final_frame = self.draw() if self.draws else None
-        return RowStep(self.reset(), reward, terminated, truncated, obs)
+        said = self._said(result[4])
+        return RowStep(self.reset(), reward, terminated, truncated, obs, said)
 
     def draw(self) -> np.ndarray:
         """Return a picture of the env, uint8 [height, width, 3]; it must have been made with render_mode "rgb_array"."""
@@ -98,16 +102,22 @@ class Row:
             self._refuse(f"an obs must fit observation_space {self.space}", str(error))
         return side_by_side(self.space, parts)  # what is infinite now is refused later
 
+    def _said(self, info: Any) -> dict[str, float]:
+        try:
+            return said_at_end(info, self.metrics, f"{self.id}, row {self.row}, step {self.steps} of its episode")
+        except ValueError as error:
+            raise EnvError(str(error)) from None
+
     def _number(self, reward: Any) -> float:
         if type(reward) is float:
             return reward
-        number = _scalar(reward, "biuf")
+        number = scalar(reward, "biuf")
         return self._refuse("a reward must be one number", described(reward)) if number is None else float(number)
 
     def _flag(self, value: Any) -> bool:
         if type(value) is bool:
             return value
-        flag = _scalar(value, "biu")
+        flag = scalar(value, "biu")
         if flag is None:
             self._refuse("terminated and truncated must be one truth value each", described(value))
         return bool(flag)
@@ -123,8 +133,8 @@ class Rows:
 
     restarts = 0
 
-    def __init__(self, make: Callable[[], gymnasium.Env], count: int) -> None:
-        self.rows = [Row(make, i) for i in range(count)]
+    def __init__(self, make: Callable[[], gymnasium.Env], count: int, *, metrics: Sequence[str] = ()) -> None:
+        self.rows = [Row(make, i, metrics) for i in range(count)]
 
     def reset(self, rows: Sequence[int], seeds: Sequence[int | None]) -> list[np.ndarray]:
         """Start fresh episodes in some rows; return the obs [columns] of each."""
@@ -142,12 +152,3 @@ class Rows:
 def name_of(env: gymnasium.Env) -> str:
     """Return the id of an env, or the name of its class where it has none."""
     return env.spec.id if env.spec else type(env.unwrapped).__name__
-
-
-def _scalar(value: Any, kinds: str) -> Any:
-    """Return the one number in a value if it is of one of numpy's kinds, None for everything else."""
-    try:
-        array = to_array(value)
-    except ValueError:
-        return None
-    return array.reshape(()) if array.size == 1 and array.dtype.kind in kinds else None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,7 @@ from mru_rl.envs.actions import action_layout
 from mru_rl.envs.base import BatchedEnv, Step, check_count, derive_seeds
 from mru_rl.envs.columns import described, from_zero, with_texts
 from mru_rl.envs.from_gymnasium.rows import EnvError, Rows, name_of
+from mru_rl.envs.from_gymnasium.said import adopt, layers
 from mru_rl.envs.from_gymnasium.workers import WorkerRows
 from mru_rl.envs.native import native_action, native_rows
 
@@ -24,6 +26,8 @@ MAKE_OPTIONS = {"max_episode_steps", "disable_env_checker", "render_mode"}
 """Options of gymnasium.make itself, open to every id."""
 WORKERS = ("sync", "process")
 WORKER_OPTIONS = {"workers", "worker_seconds", "worker_restarts"}
+OWN_OPTIONS = WORKER_OPTIONS | {"info_metrics"}
+"""Options of GymnasiumEnv itself."""
 
 
 class GymnasiumEnv(BatchedEnv):
@@ -41,8 +45,13 @@ class GymnasiumEnv(BatchedEnv):
     spaces      numbers start at 0, also where the env's own do not: see `native_observation_space`; obs and action are laid
                 out as BatchedEnv says, and the env gets actions of its own space
     seeds       row i is seeded once, from `seed` and i; later episodes go on with the env's own generator
-    horizon     the id's max_episode_steps, the limit of a TimeLimit wrapper, or upstream popgym's max_episode_length;
-                success is the id's reward_threshold
+    itself      an env may say horizon, credit_horizon, open_loop, success_return, perfect_return and memoryless_return,
+                which mean what they do in BatchedEnv: in metadata["mru_rl"], a dict, which counts first, or as attributes
+                of its own or of a wrapper, of which the outermost counts. Without it, or where that is less, horizon is
+                the limit of a TimeLimit around it, which gymnasium.make puts there by the id's max_episode_steps, or
+                upstream popgym's max_episode_length; success_return is the id's reward_threshold. See `sources`
+    info        of the last step of an episode: "is_success" or else "success", a truth value or a number, is the metric
+                "success"; info_metrics names others, one number each. See `ended`
     pictures    with render_mode="rgb_array" and workers="sync"
     state       cannot be saved: after a resume, episodes start fresh
 
@@ -61,6 +70,7 @@ class GymnasiumEnv(BatchedEnv):
         workers: str = "sync",
         worker_seconds: float = 60.0,
         worker_restarts: int = 10,
+        info_metrics: Sequence[str] = (),
         **options: Any,
     ) -> None:
         if (id is None) == (factory is None) or (factory is not None and options):
@@ -97,13 +107,15 @@ class GymnasiumEnv(BatchedEnv):
                     "workers": workers,
                     "worker_seconds": worker_seconds,
                     "worker_restarts": worker_restarts,
+                    **({"info_metrics": tuple(info_metrics)} if info_metrics else {}),
                     **options,
                 },
             )
-            self.horizon = time_limit(probe)
-            if self.horizon is None and is_popgym(id):
-                self.horizon = getattr(probe.unwrapped, "max_episode_length", None)
-            self.success_return = probe.spec.reward_threshold if probe.spec else None
+            limit = time_limit(probe)
+            if limit is None and is_popgym(id):
+                longest = getattr(probe.unwrapped, "max_episode_length", None)
+                limit = None if longest is None else (longest, "the env's max_episode_length")
+            adopt(self, probe, limit)
             self.summary = (type(probe.unwrapped).__doc__ or "").strip().split("\n")[0]
             self.can_render = workers == "sync" and probe.render_mode == "rgb_array"
         finally:
@@ -113,6 +125,8 @@ class GymnasiumEnv(BatchedEnv):
         self._restarts_before = 0
         self._workers = workers
         self._worker_limits: dict[str, Any] = {"seconds": worker_seconds, "restarts": worker_restarts}
+        self._info_metrics = tuple(info_metrics)
+        self.metrics = ("success", *self._info_metrics)
 
     @property
     def native_observation_space(self) -> gymnasium.Space:
@@ -124,8 +138,8 @@ class GymnasiumEnv(BatchedEnv):
 
     def _open(self) -> Rows | WorkerRows:
         if self._workers == "process":
-            return WorkerRows(self._make, self.num_envs, **self._worker_limits)
-        return Rows(self._make, self.num_envs)
+            return WorkerRows(self._make, self.num_envs, metrics=self._info_metrics, **self._worker_limits)
+        return Rows(self._make, self.num_envs, metrics=self._info_metrics)
 
     def reset(self) -> Tensor:
         if self._rows is None:
@@ -153,12 +167,13 @@ class GymnasiumEnv(BatchedEnv):
         self._check_action(action)
         space = self._native_action_space
         native = native_rows(space, native_action(space, action, batched=True))
-        shown, paid, ended, cut, last = zip(*self._ask(self._rows.step, native), strict=True)
+        shown, paid, ended, cut, last, said = zip(*self._ask(self._rows.step, native), strict=True)
         obs = self._to_tensor(shown, range(self.num_envs))
         reward = torch.tensor(paid, dtype=torch.float32, device=self.device)
         self._require_finite(reward, "reward", range(self.num_envs))
         done = [row for row, final in enumerate(last) if final is not None]
         final_obs = obs
+        self.ended = by_name(said, self.device) if done else {}
         if done:
             finals = self._to_tensor([last[row] for row in done], done)
             final_obs = obs.index_copy(0, torch.tensor(done, device=self.device), finals)
@@ -267,15 +282,23 @@ def _name(factory: Any) -> str:
     return getattr(factory, "__name__", type(factory).__name__)
 
 
-def time_limit(env: gymnasium.Env) -> int | None:
-    """Return the most steps an episode can take by the TimeLimits around an env, or else by its spec; None: unknown."""
-    limits = []
-    inner: Any = env
-    while isinstance(inner, gymnasium.Wrapper):
-        if isinstance(inner, gymnasium.wrappers.TimeLimit):
-            limits.append(inner._max_episode_steps)
-        inner = inner.env
-    return min(limits, default=env.spec.max_episode_steps if env.spec else None)
+def time_limit(env: gymnasium.Env) -> tuple[int, str] | None:
+    """Return the most steps an episode can take by the TimeLimits around an env, and where that is from; None: unknown.
+
+    The max_episode_steps of a spec alone cut nothing: gymnasium.make puts a TimeLimit there for it.
+    """
+    limits = [layer._max_episode_steps for layer in layers(env) if isinstance(layer, gymnasium.wrappers.TimeLimit)]
+    if not limits:
+        return None
+    of_id = env.spec is not None and env.spec.max_episode_steps == min(limits)
+    return min(limits), "the env's time limit (max_episode_steps)" if of_id else "a TimeLimit around the env"
+
+
+def by_name(said: Sequence[Mapping[str, float] | None], device: torch.device) -> dict[str, Tensor]:
+    """Return what rows say, float32 [B] by name, NaN in rows that do not."""
+    rows = [row or {} for row in said]
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: torch.tensor([row.get(name, math.nan) for row in rows], device=device) for name in names}
 
 
 def constructor_options(entry_point: str | Callable[..., Any] | None) -> tuple[set[str], bool]:

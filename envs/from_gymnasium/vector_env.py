@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -21,7 +20,8 @@ from mru_rl.envs.actions import action_layout
 from mru_rl.envs.base import BatchedEnv, Step, check_count, derive_seeds
 from mru_rl.envs.columns import described, from_zero, to_array, with_texts
 from mru_rl.envs.from_gymnasium.rows import EnvError, name_of
-from mru_rl.envs.from_gymnasium.vector import WORKER_OPTIONS, GymnasiumEnv, missing_package, time_limit
+from mru_rl.envs.from_gymnasium.said import adopt, info_of_row, said_at_end
+from mru_rl.envs.from_gymnasium.vector import WORKER_OPTIONS, GymnasiumEnv, by_name, missing_package, time_limit
 from mru_rl.envs.native import from_native, native_action
 
 
@@ -40,7 +40,10 @@ class VectorEnvAsBatched(BatchedEnv):
 
     spaces      of a single env; numbers start at 0, also where the env's own do not: see `native_observation_space`
     seeds       reset(seed=...) is called with a number drawn from `seed` at the first reset, and after `reseed`
-    horizon     the max_episode_steps of its spec, or the TimeLimit of the first env of a SyncVectorEnv
+    itself      what it says of itself as a task, in metadata["mru_rl"] or as attributes, as in GymnasiumEnv; those of the
+                first env of a SyncVectorEnv count too. Without it, or where that is less, horizon is the
+                max_episode_steps of its spec, or the TimeLimit of that first env
+    info        success and `info_metrics` as in GymnasiumEnv, from info["final_info"] in the mode SAME_STEP
     state       cannot be saved: after a resume, episodes start fresh
     errors      EnvError if the env raises, returns what its spaces do not allow, or moves rows that a mask leaves out
 
@@ -55,6 +58,7 @@ class VectorEnvAsBatched(BatchedEnv):
         seed: int = 0,
         device: str | torch.device = "cpu",
         options: dict[str, Any] | None = None,
+        info_metrics: Sequence[str] = (),
     ) -> None:
         if not isinstance(env, VectorEnv):
             raise TypeError(
@@ -75,8 +79,10 @@ class VectorEnvAsBatched(BatchedEnv):
             action_space=env.single_action_space,
             seed=seed,
             device=device,
-            options=options,
+            options=(options or {}) | ({"info_metrics": tuple(info_metrics)} if info_metrics else {}),
         )
+        self._info_metrics = tuple(info_metrics)
+        self.metrics = ("success", *self._info_metrics)
         self._steps_once_more = _plans_resets(env)
         if self._steps_once_more and self.num_envs > 1:
             raise ValueError(
@@ -84,12 +90,7 @@ class VectorEnvAsBatched(BatchedEnv):
                 f"got {type(env.unwrapped).__name__} with {self.num_envs} rows; make it with autoreset_mode SAME_STEP or "
                 "DISABLED, or as gymnasium's SyncVectorEnv or AsyncVectorEnv with shared memory and no NormalizeObservation"
             )
-        if inner is not None:
-            self.horizon = time_limit(inner)
-        elif spec is not None:
-            self.horizon = spec.kwargs.get("max_episode_steps", spec.max_episode_steps)
-        threshold_of = spec or (inner.spec if inner is not None else None)
-        self.success_return = threshold_of.reward_threshold if threshold_of else None
+        adopt(self, env, _time_limit(env))
         self.summary = (type(env.unwrapped).__doc__ or "").strip().split("\n")[0]
         self._seed: int | None = int(derive_seeds(seed, 1)[0])
         self._seen: Tensor | None = None
@@ -127,6 +128,7 @@ class VectorEnvAsBatched(BatchedEnv):
         native = native_action(self._native_action_space, action, batched=True)
         obs, reward, terminated, truncated, info = self._step(native)
         done = terminated | truncated
+        self.ended = self._said(info, done)
         if not done.any():
             return Step(self._keep(obs), reward, terminated, truncated, obs)
         if self._mode is AutoresetMode.SAME_STEP:
@@ -182,6 +184,18 @@ class VectorEnvAsBatched(BatchedEnv):
         )
         return self._obs(returned[0]), reward, terminated, truncated, returned[4]
 
+    def _said(self, info: Any, done: Tensor) -> dict[str, Tensor]:
+        """Return what info says of the episodes of the rows that are done, by name."""
+        if self._mode is AutoresetMode.SAME_STEP and isinstance(info, Mapping):
+            info = info.get("final_info", info)
+        said: list[Mapping[str, float] | None] = [None] * self.num_envs
+        for row in done.nonzero().flatten().tolist():
+            try:
+                said[row] = said_at_end(info_of_row(info, row), self._info_metrics, f"{self.id}, row {row}")
+            except ValueError as error:
+                raise EnvError(str(error)) from None
+        return by_name(said, self.device)
+
     def _final_obs(self, info: Any, done: Tensor) -> Tensor:
         """Return the last obs of the rows that are done, [rows, ...], from the info of an env that restarts them itself."""
         last = info.get("final_obs") if isinstance(info, Mapping) else None
@@ -233,6 +247,15 @@ def _first_env(env: VectorEnv) -> gymnasium.Env | None:
     return base.envs[0] if isinstance(base, SyncVectorEnv) else None
 
 
+def _time_limit(env: VectorEnv) -> tuple[int, str] | None:
+    """Return the most steps of an episode, and where that is from: a single env inside, or the spec; None: unknown."""
+    inner = _first_env(env)
+    if inner is not None:
+        return time_limit(inner)
+    longest = None if env.spec is None else env.spec.kwargs.get("max_episode_steps", env.spec.max_episode_steps)
+    return None if longest is None else (longest, "the env's time limit (max_episode_steps)")
+
+
 def _mode_of(env: VectorEnv) -> AutoresetMode:
     return AutoresetMode(env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
 
@@ -259,6 +282,8 @@ def make_vector_env(
     Raises ValueError for options that it does not take and for a package that is not installed.
     """
     check_count(num_envs, name="num_envs", least=1)
+    options = dict(options)
+    info_metrics = options.pop("info_metrics", ())
     own = {name: value for name, value in options.items() if name not in WORKER_OPTIONS}
     spec = gymnasium.spec(id)  # a process need not know the id
     vector = _make_vec(spec, num_envs, own)
@@ -267,11 +292,13 @@ def make_vector_env(
         if taken:
             vector.close()
             raise ValueError(f"{id} is a vector env and steps its rows itself, got {', '.join(taken)}; leave it out")
-        return VectorEnvAsBatched(vector, id=id, seed=seed, device=device, options=own)
+        return VectorEnvAsBatched(vector, id=id, seed=seed, device=device, options=own, info_metrics=info_metrics)
     vector.close()
     limits = {name: value for name, value in options.items() if name in WORKER_OPTIONS}
+    limits["info_metrics"] = info_metrics
     env = GymnasiumEnv(factory=partial(_make_row, spec, own), num_envs=num_envs, seed=seed, device=device, **limits)
     env.options |= own
+    adopt(env, vector, _time_limit(vector))
     return env
 
 
@@ -298,9 +325,7 @@ class _OneRow(gymnasium.Env):
     def __init__(self, env: VectorEnv) -> None:
         self.env = env
         self.observation_space, self.action_space = env.single_observation_space, env.single_action_space
-        self.spec = copy.copy(env.spec)
-        if self.spec is not None:
-            self.spec.max_episode_steps = self.spec.kwargs.get("max_episode_steps", self.spec.max_episode_steps)
+        self.spec = env.spec
         self._last: Any = None
         """The action that ended the episode; None: it goes on."""
 
@@ -314,10 +339,10 @@ class _OneRow(gymnasium.Env):
 
     def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         actions = _batch_of_one(action)
-        obs, reward, terminated, truncated, _ = self.env.step(actions)
+        obs, reward, terminated, truncated, info = self.env.step(actions)
         if terminated[0] or truncated[0]:
             self._last = actions
-        return self._row(obs), reward[0], terminated[0], truncated[0], {}
+        return self._row(obs), reward[0], terminated[0], truncated[0], dict(info_of_row(info, 0))
 
     def close(self) -> None:
         self.env.close()

@@ -49,14 +49,22 @@ class WorkerRows:
     replacements the next failure ends all workers and raises EnvError with the worker's own traceback.
     """
 
-    def __init__(self, make: Callable[[], gymnasium.Env], count: int, *, seconds: float, restarts: int) -> None:
-        self.seconds, self.limit, self.restarts = seconds, restarts, 0
+    def __init__(
+        self,
+        make: Callable[[], gymnasium.Env],
+        count: int,
+        *,
+        seconds: float,
+        restarts: int,
+        metrics: Sequence[str] = (),
+    ) -> None:
+        self.seconds, self.limit, self.restarts, self.metrics = seconds, restarts, 0, metrics
         self._make = CloudpickleWrapper(make)
         self._context = multiprocessing.get_context(START_METHOD)
         self._selector = selectors.DefaultSelector()
         self._workers: list[_Worker] = []
         self._kill = weakref.finalize(self, _kill_all, self._workers)  # where nobody calls close
-        self._workers += [_Worker(self._context, self._make, row) for row in range(count)]
+        self._workers += [self._worker(row) for row in range(count)]
         for worker in self._workers:
             self._selector.register(worker.pipe, selectors.EVENT_READ, worker.row)
         self._seeds: list[int | None] = [None] * count
@@ -143,12 +151,15 @@ class WorkerRows:
                 self.limit,
                 error.traceback,
             )
-            self._workers[row] = _Worker(self._context, self._make, row)
+            self._workers[row] = self._worker(row)
             self._selector.register(self._workers[row].pipe, selectors.EVENT_READ, row)
             _, failed = self._answers([row], START_SECONDS)
             if not failed:
                 return
             error = failed[row]
+
+    def _worker(self, row: int) -> _Worker:
+        return _Worker(self._context, self._make, row, self.metrics)
 
     def _restart(self, row: int) -> np.ndarray:
         """Return the first obs of a new worker, whose seed follows from the row's and from the number of restarts."""
@@ -164,7 +175,7 @@ class WorkerRows:
 class _Worker:
     """A worker process as its parent sees it."""
 
-    def __init__(self, context: Any, make: CloudpickleWrapper, row: int) -> None:
+    def __init__(self, context: Any, make: CloudpickleWrapper, row: int, metrics: Sequence[str]) -> None:
         self.row = row
         self._come = bytearray()
         self.pipe, theirs = context.Pipe()
@@ -172,7 +183,7 @@ class _Worker:
         self._life, life = context.Pipe(
             duplex=False
         )  # nothing is ever sent: the worker ends with the reader, which is here
-        self.process = context.Process(target=_serve, args=(make, row, theirs, dump, life), daemon=True)
+        self.process = context.Process(target=_serve, args=(make, row, metrics, theirs, dump, life), daemon=True)
         self.process.start()
         theirs.close()
         dump.close()
@@ -243,13 +254,13 @@ def _kill_all(workers: list[_Worker]) -> None:
         worker.end()
 
 
-def _serve(make: CloudpickleWrapper, row: int, pipe: Any, dump: Any, life: Any) -> None:
+def _serve(make: CloudpickleWrapper, row: int, metrics: Sequence[str], pipe: Any, dump: Any, life: Any) -> None:
     """Be a worker: make the env and answer requests until the pipe closes."""
     _end_with_the_reader_of(life.fileno())
     faulthandler.enable(dump.fileno())
     faulthandler.register(signal.SIGUSR1, dump.fileno())
     try:
-        env = Row(make.fn, row)
+        env = Row(make.fn, row, metrics)
         _answer(pipe, "made")
         while True:
             request, argument = pipe.recv()

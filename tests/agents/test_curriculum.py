@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import gymnasium
 import pytest
 
+import mru_rl.envs
 from mru_rl.agents import training
 from mru_rl.agents.algorithms import make_trainer
 from mru_rl.agents.curriculum import Curriculum, at_level, split_curriculum
 from mru_rl.agents.evaluate import evaluate_run, params_sha256
 from mru_rl.agents.run import Run
+from mru_rl.envs import registry
+from mru_rl.envs.horizon.tmaze import TMaze
 
 TMAZE = {"env": "mru_rl/TMaze-v0", "env_kwargs": {"length": "2..12", "noise": 0.0}}
 
@@ -40,9 +44,65 @@ def test_ranges_that_make_no_curriculum_are_refused(options, message):
         split_curriculum(options)
 
 
-def test_an_env_without_a_success_takes_no_curriculum(small):
-    with pytest.raises(ValueError, match=r"names a success, Pendulum-v1 does not"):
-        make_trainer(small(env="Pendulum-v1", env_kwargs={"max_episode_steps": "10..20"}))
+def test_a_batched_env_without_a_success_takes_no_curriculum(small, monkeypatch):
+    monkeypatch.setattr(registry, "_REGISTERED", {})
+    monkeypatch.setattr(gymnasium.envs.registration, "registry", dict(gymnasium.registry))
+
+    @mru_rl.envs.register_env("mru_rl-tests/Silent-v0")
+    class Silent(TMaze):
+        def __init__(self, *, length: int, **common) -> None:
+            super().__init__(length=length, **common)
+            self.success_return = None
+
+    with pytest.raises(ValueError, match=r"names a success, mru_rl-tests/Silent-v0 does not"):
+        make_trainer(small(env="mru_rl-tests/Silent-v0", env_kwargs={"length": "10..20"}))
+
+
+class Echo(gymnasium.Env):
+    """Asks for the color on show, `length` times; the last info says the success where it is told to."""
+
+    action_space = observation_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, length: int = 1, says: bool = True) -> None:
+        self.length, self.says = length, says
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.left, self.right = self.length, True
+        return self._show(), {}
+
+    def _show(self):
+        self.color = int(self.np_random.integers(2))
+        return self.color
+
+    def step(self, action):
+        self.right &= int(action) == self.color
+        reward, self.left = float(int(action) == self.color), self.left - 1
+        return self._show(), reward, self.left == 0, False, {"is_success": self.right} if self.says else {}
+
+
+@pytest.fixture
+def echo():
+    gymnasium.register("mru_rl-tests/Echo-v0", Echo)
+    yield {"env": "mru_rl-tests/Echo-v0", "segment": 16, "num_envs": 32, "hidden_size": 32, "core": "mlp"}
+    del gymnasium.registry["mru_rl-tests/Echo-v0"]
+
+
+def test_a_curriculum_climbs_in_a_foreign_env_by_the_success_in_its_info(small, echo):
+    trainer = make_trainer(small(**echo, env_kwargs={"length": "1..4"}, steps=60_000))
+    while trainer.level < 4 and trainer.steps < 60_000:
+        trainer.update()
+    assert trainer.level == 4
+    trainer.env.close()
+
+
+def test_a_curriculum_that_hears_of_no_success_says_so_once(small, echo, capsys):
+    trainer = make_trainer(small(**echo, env_kwargs={"length": "1..4", "says": False}))
+    for _ in range(3):
+        trainer.update()
+    said = capsys.readouterr().err
+    assert said.count("none of the last 100 episodes of mru_rl-tests/Echo-v0 said whether it was one") == 1
+    assert trainer.level == 1
 
 
 def test_a_run_climbs_its_curriculum_and_is_evaluated_at_the_far_end(small):

@@ -149,8 +149,54 @@ def test_defaults_follow_the_task():
     assert (unknown.segment, unknown.discount, unknown.previous_action) == (128, 0.99, True)
     assert set(why) == {"segment", "minibatches", "discount", "entropy", "previous_action"}
     asked = PPOConfig(segment=7, minibatches=4, discount=0.9, entropy=0.0, previous_action=True)
+    for horizon, discount in ((200, 0.95), (400, 0.975), (1000, 0.99), (50, 0.95), (None, 0.99)):
+        control, _ = PPOConfig().resolve(Task(horizon, None, False, continuous=True))
+        assert control.discount == pytest.approx(discount)
     resolved, reasons = asked.resolve(Task(horizon=51, credit_horizon=0, open_loop=True))
     assert (to_json(resolved), reasons) == (to_json(asked), {})
+
+
+LIMIT = "the env's time limit (max_episode_steps)"
+
+
+@pytest.mark.parametrize(
+    ("horizon", "num_envs", "steps", "segment", "why"),
+    [
+        (301, 64, 600_000, 301, f"one episode of 301 steps, from {LIMIT}"),  # bsuite's memory_len 300
+        (300, 64, 600_000, 300, f"one episode of 300 steps, from {LIMIT}"),
+        (200, 64, 600_000, 200, f"one episode of 200 steps, from {LIMIT}"),  # Pendulum-v1
+        (50, 64, 600_000, 150, f"3 episodes of 50 steps, from {LIMIT}"),
+        (50, 64, 100_000, 128, f"more than an episode, of 50 steps, from {LIMIT}"),
+        (500, 64, 600_000, 128, "would make 18.8 rollouts of 32,000 steps, not 30 of at most 32,768"),  # CartPole-v1
+        (500, 64, 1_000_000, 500, f"one episode of 500 steps, from {LIMIT}"),
+        (1000, 64, 10**7, 128, "give --segment 1000 or fewer --num-envs"),  # MuJoCo
+        (1000, 16, 600_000, 1000, f"one episode of 1000 steps, from {LIMIT}"),
+        (10**6, 1, 10**9, 128, "where a cue lies further than 128 steps from its use"),
+        (None, 64, 600_000, 128, "the env does not say how far a cue lies from its use"),
+    ],
+)
+def test_a_time_limit_alone_gives_whole_episodes_where_the_run_can_afford_them(horizon, num_envs, steps, segment, why):
+    task = Task(horizon, None, False, {} if horizon is None else {"horizon": LIMIT})
+    config, reasons = PPOConfig(num_envs=num_envs, steps=steps).resolve(task)
+    assert config.segment == segment
+    assert why in reasons["segment"]
+    assert (LIMIT in reasons["segment"]) == (horizon is not None)
+
+
+def test_fewer_and_longer_rollouts_are_learned_from_in_more_steps():
+    def minibatches(horizon):
+        return PPOConfig().resolve(Task(horizon, None, False, {"horizon": LIMIT}))[0].minibatches
+
+    assert [minibatches(horizon) for horizon in (301, 200, 50, 64, 500, None)] == [32, 32, 16, 8, 8, 8]
+
+
+def test_reasons_name_what_an_env_from_elsewhere_says():
+    said = {"horizon": "the env (Mine.horizon)", "credit_horizon": "the env (Mine.credit_horizon)", "open_loop": "it"}
+    config, why = PPOConfig().resolve(Task(301, 300, True, said))
+    assert (config.segment, config.previous_action) == (301, False)
+    assert why["segment"] == "1 episode(s) of 301 steps, at most 16,384, from the env (Mine.horizon)"
+    assert why["discount"].endswith("from the env (Mine.credit_horizon)")
+    assert why["previous_action"] == "observations do not depend on actions, from it"
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,54 @@ def test_train_eval_and_resume_from_the_command_line(tmp_path, capsys):
     assert "done" in capsys.readouterr().out
 
 
+class Lamp(gymnasium.Env):
+    """Never ends; with `steps` it does, and its last info says a success and a brightness."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, steps: int = 0) -> None:
+        self.steps = steps
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.count = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.count += 1
+        info = {"is_success": self.count % 2, "brightness": 0.25}
+        return np.zeros(2, np.float32), 1.0, self.count == self.steps, False, info
+
+
+@pytest.fixture
+def lamp():
+    gymnasium.register("mru_rl-tests/Lamp-v0", Lamp)
+    yield "mru_rl-tests/Lamp-v0"
+    del gymnasium.registry["mru_rl-tests/Lamp-v0"]
+
+
+def test_success_and_numbers_in_info_and_cut_episodes_are_told(tmp_path, capsys, fails, lamp):
+    path = tmp_path / "run"
+    words = ["--env", lamp, "--env-kwargs", "steps=3", "--info-metrics", "brightness,warmth"]
+    run("train", "ppo", *words, "--run-dir", path, *TINY)
+    assert "success 1.00 over" in capsys.readouterr().out
+    assert json.loads((path / "metrics.jsonl").read_text().splitlines()[-1])["info_brightness"] == 0.25
+    run("eval", path, "--episodes", "4")
+    out = capsys.readouterr().out
+    assert "success  1.000" in out
+    assert "brightness 0.250  (info)" in out
+    assert "cut" not in out
+    run("eval", path, "--episodes", "4", "--env-kwargs", "steps=0", "--max-steps", "9")
+    assert (
+        "cut      4 of 4 episodes after 9 steps (--max-steps): their return is that so far" in capsys.readouterr().out
+    )
+    run("eval", path, "--episodes", "4", "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert (found["success_rate"], found["info"], found["cut"]) == (1.0, {"brightness": 0.25}, 0)
+    assert "--max-steps must be at least 1, got 0" in fails("eval", path, "--max-steps", "0")
+
+
 def test_the_printed_hash_is_that_of_the_parameters_in_name_order(tmp_path, capsys):
     import hashlib
 

@@ -277,6 +277,9 @@ def test_lengths_follow_the_task_and_what_is_given_stays():
     whole, why = R2D2Config().resolve(Task(horizon=51, credit_horizon=0, open_loop=True))
     assert (whole.sequence, whole.burn_in, whole.overlap, whole.n_step, whole.epsilon) == (51, 0, 0, 1, 0.4)
     assert why["sequence"] == "a whole episode"
+    limited, why = R2D2Config().resolve(Task(301, None, False, {"horizon": "the env's time limit"}))
+    assert (limited.sequence, limited.burn_in) == (301, 0)
+    assert why["sequence"] == "a whole episode, from the env's time limit"
     long, _ = R2D2Config().resolve(Task(horizon=5000, credit_horizon=4999, open_loop=False))
     assert (long.sequence, long.burn_in, long.overlap, long.n_step) == (80, 40, 40, 5)
     assert [(c.batch, c.learning_starts) for c in (whole, long)] == [(32, 200), (32, 200)]
