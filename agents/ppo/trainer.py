@@ -12,7 +12,7 @@ from mru_rl.agents.acting.collector import Collector
 from mru_rl.agents.acting.guards import Guard
 from mru_rl.agents.acting.loop import ActingLoop
 from mru_rl.agents.acting.rollout import Rollout
-from mru_rl.agents.build import make_memory, pick_device
+from mru_rl.agents.build import make_memory, modules_of, pick_device
 from mru_rl.agents.nets.heads import ActionHead, action_head
 from mru_rl.agents.nets.networks import ActorCritic
 from mru_rl.agents.ppo.config import PPOConfig, ResolvedPPOConfig
@@ -168,7 +168,7 @@ class PPOTrainer(Trainer):
                 segment=self.segment,
                 seed=config.seed,
                 backend=config.backend,
-                imports=config.imports,
+                imports=(*config.imports, *modules_of(config.env)),
             )
         generator = torch.Generator(device=self.device).manual_seed(config.seed + 1)
         if config.collector == "torchrl":

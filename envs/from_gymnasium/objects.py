@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium
@@ -11,6 +11,7 @@ from gymnasium.vector import VectorEnv
 
 from mru_rl.envs.base import BatchedEnv, check_count
 from mru_rl.envs.columns import described
+from mru_rl.envs.from_gymnasium.named import Wrapper
 from mru_rl.envs.from_gymnasium.vector import GymnasiumEnv
 from mru_rl.envs.from_gymnasium.vector_env import VectorEnvAsBatched
 
@@ -24,11 +25,12 @@ def from_object(
     workers: str = "sync",
     worker_seconds: float = 60.0,
     worker_restarts: int = 10,
+    wrappers: str | Sequence[Wrapper] = (),
 ) -> BatchedEnv:
     """Return a batched env of `num_envs` rows made from an object.
 
     env     a function without arguments that returns a gymnasium.Env, called once per row (and once to look at it): see
-            GymnasiumEnv, whose options `workers`, `worker_seconds` and `worker_restarts` are;
+            GymnasiumEnv, whose options `workers`, `worker_seconds`, `worker_restarts` and `wrappers` are;
             a gymnasium VectorEnv of `num_envs` envs: see VectorEnvAsBatched;
             a batched env of `num_envs` rows, which is returned as it is, with the seed and device it has
 
@@ -44,6 +46,11 @@ def from_object(
                 f"num_envs must be the number of rows the env has, got num_envs={num_envs} and an env of {env.num_envs}; "
                 "pass the same number to both"
             )
+        if wrappers:
+            raise ValueError(
+                f"wrappers go around single gymnasium envs, got {wrappers} for {described(env)}, a batch of envs; wrap the env "
+                "before it is given"
+            )
         return env if isinstance(env, BatchedEnv) else VectorEnvAsBatched(env, seed=seed, device=device)
     if not callable(env) or isinstance(env, gymnasium.Env):
         raise TypeError(
@@ -51,7 +58,8 @@ def from_object(
             f"BatchedEnv, got {_what(env)}"
         )
     limits: dict[str, Any] = {"worker_seconds": worker_seconds, "worker_restarts": worker_restarts}
-    return GymnasiumEnv(factory=env, num_envs=num_envs, seed=seed, device=device, workers=workers, **limits)
+    given: dict[str, Any] = {"workers": workers, "wrappers": wrappers, **limits}
+    return GymnasiumEnv(factory=env, num_envs=num_envs, seed=seed, device=device, **given)
 
 
 def _what(env: Any) -> str:
