@@ -47,7 +47,7 @@ class HideColumns(gymnasium.ObservationWrapper):
                 "name others"
             )
         self._kept = np.array([column for column in range(count) if column not in columns])
-        self.observation_space: Any = Box(space.low[self._kept], space.high[self._kept], dtype=space.dtype)  # type: ignore[arg-type]
+        self.observation_space: Any = Box(space.low[self._kept], space.high[self._kept], dtype=space.dtype)
 
     def observation(self, observation: np.ndarray) -> np.ndarray:
         return observation[self._kept]

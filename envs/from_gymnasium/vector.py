@@ -297,7 +297,8 @@ def time_limit(env: gymnasium.Env) -> int | None:
 
     None: unknown.
     """
-    limits = [env.unwrapped.horizon] if isinstance(getattr(env.unwrapped, "horizon", None), int) else []
+    named = getattr(env.unwrapped, "horizon", None)
+    limits = [named] if isinstance(named, int) else []
     inner: Any = env
     while isinstance(inner, gymnasium.Wrapper):
         if isinstance(inner, gymnasium.wrappers.TimeLimit):
