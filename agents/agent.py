@@ -140,6 +140,7 @@ class Agent:
         is_init: Any = None,
         *,
         reward: Any = None,
+        action_mask: Any = None,
         sample: bool = False,
         generator: torch.Generator | None = None,
     ) -> tuple[Any, Tensor]:
@@ -148,13 +149,16 @@ class Agent:
         obs: as the env gives it, numbers, numpy arrays, tuples and dicts of them, or torch tensors; of one env, or of a
         batch. state: [B, N] from `initial_state` or the last call, B = 1 for one env. is_init: True on the first step of an
         episode, a bool or one flag per row [B]; where not given, no episode starts. reward: what the last action earned,
-        for an agent trained with previous_reward. sample: draw the action from the policy, from `generator` where one is
+        for an agent trained with previous_reward. action_mask: which actions there are, where the env says it in info (it is
+        put beside obs as an env that shows it does); array [n], or [B, n]. sample: draw the action from the policy, from `generator` where one is
         given, instead of taking the most likely one.
         Returns the action as the env takes it (a torch tensor where obs is one, else numpy; one for one env, a batch for a
         batch) and the next state.
         Raises ValueError for an obs of another shape or kind, a state of another batch, and a sample of an agent that
         values actions instead of drawing them.
         """
+        if action_mask is not None:
+            obs = {"observation": obs, "action_mask": action_mask}
         rows, batched = layout(self.observation_space, obs)
         rows = rows.to(self.device)
         flags = self._flags(is_init, len(rows))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import inspect
 import threading
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
@@ -14,15 +13,16 @@ import gymnasium
 import torch
 
 import mru_rl.envs
-from mru_rl.agents.config import GivenEnv, TrainConfig, env_name
-from mru_rl.agents.console.errors import require
+from mru_rl.agents.config import GivenEnv, TrainConfig, env_name, field_types
+from mru_rl.agents.console.errors import OptionError, require
 from mru_rl.agents.curriculum import at_level
 from mru_rl.agents.nets.encoders import InputEncoder
 from mru_rl.blocks.core import MemoryCore, make_core
 from mru_rl.blocks.spec import cell_options, parse_spec
 from mru_rl.envs import AgentInput, BatchedEnv
 from mru_rl.envs.actions import action_leaves, choices
-from mru_rl.envs.from_gymnasium.vector import OWN_OPTIONS, WORKER_OPTIONS
+from mru_rl.envs.from_gymnasium.named import WORKER_OPTIONS
+from mru_rl.envs.from_gymnasium.vector import OWN_OPTIONS, GymnasiumEnv
 from mru_rl.envs.input_rules import InputRules
 
 _SEEDING = threading.RLock()
@@ -58,20 +58,31 @@ def make_env(
 
 
 def _make_by_id(config: TrainConfig, num_envs: int, seed: int, kwargs: dict[str, Any]) -> BatchedEnv:
-    own = {*inspect.signature(mru_rl.envs.make).parameters, *OWN_OPTIONS}  # what has an option of the command
-    taken = sorted((own - {"state"}) & set(kwargs))
-    require(not taken, f"{', '.join(taken)} cannot be set through {{env_kwargs}}; see `mru-rl train ppo --help`")
-    if config.workers == "process":
-        kwargs = kwargs | {name: getattr(config, name) for name in WORKER_OPTIONS}
+    workers = {name: getattr(config, name) for name in WORKER_OPTIONS} if config.workers == "process" else {}
+    said: dict[str, Any] = {}
     if config.info_metrics and (config.backend == "upstream" or config.env not in mru_rl.envs.list_ids()):
-        kwargs = kwargs | {"info_metrics": config.info_metrics}
+        said["info_metrics"] = config.info_metrics
     try:
         return mru_rl.envs.make(
-            config.env, num_envs, seed=seed, device=pick_device(config.device), backend=config.backend, **kwargs
+            config.env,
+            num_envs,
+            seed=seed,
+            device=pick_device(config.device),
+            backend=config.backend,
+            wrappers=config.wrappers,
+            options=kwargs,
+            **workers,
+            **said,
         )
     except (TypeError, OverflowError) as error:
         given = " ".join(f"{name}={value!r}" for name, value in kwargs.items())
         raise ValueError(f"{config.env} cannot be made with options {given or '(none)'}: {error}") from error
+    except ValueError as error:
+        ours = [name for name in kwargs if name in field_types(type(config)) and f"'{name}'" in str(error)]
+        if not ours:
+            raise
+        flags = ", ".join(f"{{{name}}}" for name in ours)
+        raise OptionError(f"{error}; {{env_kwargs}} holds options of the env alone, mru-rl's own is {flags}") from error
 
 
 def _make_from_object(config: TrainConfig, num_envs: int, seed: int, kwargs: dict[str, Any]) -> BatchedEnv:
@@ -86,8 +97,19 @@ def _make_from_object(config: TrainConfig, num_envs: int, seed: int, kwargs: dic
         f"an env given as an object has no options to set, got {', '.join(kwargs)}; give them where you make it",
     )
     return mru_rl.envs.from_object(
-        env, num_envs, seed=seed, device=pick_device(config.device), **{n: getattr(config, n) for n in OWN_OPTIONS}
+        env,
+        num_envs,
+        seed=seed,
+        device=pick_device(config.device),
+        wrappers=config.wrappers,
+        **{name: getattr(config, name) for name in OWN_OPTIONS},
     )
+
+
+def modules_of(env: Any) -> tuple[str, ...]:
+    """The module that an env id names before its colon; made elsewhere, the env needs it there as well."""
+    module = env.rpartition(":")[0] if isinstance(env, str) else ""
+    return (module,) if module else ()
 
 
 def with_rows_of_env(config: TrainConfig) -> TrainConfig:
@@ -105,18 +127,23 @@ def rows_of(env: Any) -> int | None:
 def for_evaluation(config: TrainConfig, env: Any = None) -> TrainConfig:
     """The config with an env that evaluation can have for itself: another one that is given, or more of the same.
 
+    A batch of envs that is given is taken as it is, an id or a factory with the config's wrappers.
     Raises ValueError where the training env was given as an object of which no second can be made.
     """
     if env is not None:
-        return dataclasses.replace(config, env=env, env_kwargs={})
+        wrappers = config.wrappers if rows_of(env) is None else ()
+        return dataclasses.replace(config, env=env, env_kwargs={}, wrappers=wrappers)
     if rows_of(config.env) is None:
         return config
     require(
-        isinstance(config.env, BatchedEnv) and config.env.id in mru_rl.envs.list_ids(),
+        isinstance(config.env, BatchedEnv)
+        and not isinstance(config.env, GymnasiumEnv)
+        and config.env.id in mru_rl.envs.list_ids(),
         f"evaluation needs an env of its own, and the training env, {env_name(config.env)}, was given as an object that "
         "cannot be made again; give one with train(..., eval_env=...) or run.evaluate(env=...)",
     )
-    return dataclasses.replace(config, env=config.env.id, env_kwargs=dict(config.env.options))
+    kwargs = dict(config.env.options)
+    return dataclasses.replace(config, env=config.env.id, env_kwargs={**kwargs, **kwargs.pop("options", {})})
 
 
 def make_memory(config: TrainConfig, input_size: int) -> MemoryCore:

@@ -65,11 +65,16 @@ class TaskOptions:
     group: ClassVar[str] = "task"
 
     env: Any = "popgym-RepeatFirstEasy-v0"
-    """env id; `mru-rl envs` lists ours, any other gymnasium id works too, module:Name-v0 imports the module first. From
-    Python also a gymnasium env factory (`lambda: MyEnv()`), a batched env of ours, or a gymnasium VectorEnv"""
+    """env id; `mru-rl envs` lists ours, any other gymnasium id works too, module:Name-v0 imports the module first, which may
+    stand in the working directory: --env myenvs:Mine-v0. From Python also a gymnasium env factory (`lambda: MyEnv()`), a
+    batched env of ours, or a gymnasium VectorEnv"""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """options of the env as name=value pairs: --env-kwargs length=100 noise=0.1. A range, length=10..1000, is a
     curriculum: from 10 on, twice as long each time 90% of 100 episodes succeed"""
+    wrappers: tuple[str, ...] = ()
+    """wrappers around each single env, the first innermost, as module:Name or module:Name(2, x=3), with commas or spaces
+    between: --wrappers minigrid.wrappers:ImgObsWrapper. mru_rl.envs.wrappers has HideVelocity, HideColumns(1, 3) and
+    SuccessReturn(0.5). A batched env of ours is then stepped row by row"""
     backend: Literal["auto", "batched", "upstream"] = "auto"
     """auto takes our batched port of an env where there is one; upstream takes the original package"""
     previous_action: bool | None = None
@@ -219,6 +224,7 @@ class TrainConfig(TaskOptions, MemoryOptions, LearningOptions, RunOptions, Fault
         for name in ("run_dir", "init_from"):
             if isinstance(getattr(self, name), str):
                 object.__setattr__(self, name, Path(getattr(self, name)))
+        self._read_wrappers()
         for name in ("imports", "logger", "info_metrics"):
             if isinstance(getattr(self, name), list):  # as JSON has it
                 object.__setattr__(self, name, tuple(getattr(self, name)))
@@ -254,6 +260,21 @@ class TrainConfig(TaskOptions, MemoryOptions, LearningOptions, RunOptions, Fault
 
             object.__setattr__(self, "encoder", encoder_name(self.encoder))  # the dataclass is frozen
         self._check_core()
+
+    def _read_wrappers(self) -> None:
+        """One name each, also where a word holds several; raises OptionError for what is no name."""
+        given: Any = self.wrappers
+        if given == ():
+            return
+        from mru_rl.envs.from_gymnasium.named import split_wrappers  # no help text waits for gymnasium
+
+        names = [given] if isinstance(given, str) else given
+        require(
+            isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names),
+            f"{{wrappers}} are names such as 'module:Name', which config.json can hold, got {given!r}; put a function into a "
+            "module, or around the env: env=lambda: wrap(gymnasium.make(...))",
+        )
+        object.__setattr__(self, "wrappers", split_wrappers(names))
 
     def _check_core(self) -> None:
         """Raises ValueError for a core spec that does not parse, the cells of `imports` known."""

@@ -8,9 +8,10 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 
+from mru_rl.envs.from_gymnasium.named import WORKER_OPTIONS, Wrapper, import_family, import_named, split_wrappers
 from mru_rl.envs.ports import GIVEN, GYMNASIUM_NAMESPACE, LEVELS, PORTS, Entry
 
 if TYPE_CHECKING:
@@ -159,22 +160,29 @@ def make(
     previous_action: bool = False,
     start_flag: bool = False,
     previous_reward: bool = False,
-    **options: Any,
+    wrappers: str | Sequence[Wrapper] = (),
+    options: Mapping[str, Any] | None = None,
+    **named: Any,
 ) -> BatchedEnv:
     """Make a batch of `num_envs` copies of the env `id`.
 
     id          one of `list_ids`, or any other that gymnasium knows, those with a vector_entry_point alone included.
-                "module:Name-v0" imports the module first, from the working directory too, which is put at the end of
-                sys.path for it
+                "module:Name-v0" imports the module first, for which the working directory is put in front of sys.path;
+                the packages of well-known ids, as MiniGrid-... and ALE/..., are imported by themselves
     backend     "auto" takes the batched env where there is one and gymnasium otherwise; "batched" and "upstream" take
                 that one or raise
     state       "none", or for oracle runs "append" or "only", which show the hidden Markov state beside or in place of
                 the obs: see TensorEnv
     flatten, previous_action, start_flag, previous_reward: see AgentInput
-    options     those of the env itself
+    wrappers    around each single gymnasium env, the first innermost: "module:Name", "module:Name(2, x=3)" with literal
+                arguments beside the env, several in one word with commas between, or functions env -> env. A batched env
+                of `list_ids` is then stepped row by row, as the env that gymnasium.make gives for it
+    options     options of the env itself by name, those too that `make` has a parameter for: options={"seed": 5}
+    named       further options of the env
 
     `env.options` holds all of them: make(env.id, n, **env.options) gives the same env again. Raises ValueError for an
-    unknown id, option or value, and for a package that the env needs and that is not installed.
+    unknown id, option or value, for a package that the env needs and that is not installed, for a wrapper that cannot be
+    had or put around the env, and for whatever the env's module or constructor raises.
     """
     inputs = {
         "flatten": flatten,
@@ -190,21 +198,45 @@ def make(
         raise TypeError(
             f"the id of an env is a word such as 'popgym-RepeatFirstEasy-v0', got {id!r}; list_ids() lists the batched ones"
         )
+    wrappers = split_wrappers(wrappers)
+    named, own = _plain_and_own(named, options or {})
     id = _without_module(id)
     if id not in PORTS and id.removeprefix(GYMNASIUM_NAMESPACE) in PORTS:
         id = id.removeprefix(GYMNASIUM_NAMESPACE)
     entry = PORTS.get(id) or _REGISTERED.get(id)
     if entry is not None and backend != "upstream":
-        _check_options(id, entry, options, [*inputs, "state"])
-        env: BatchedEnv = entry.load()(id=id, num_envs=num_envs, seed=seed, device=device, **entry.fixed, **options)
-        kept = env.options | {name: value for name, value in options.items() if name not in env.options}
-        env.options = {name: value for name, value in kept.items() if name not in entry.fixed}
+        if "state" in own and "state" not in entry.options():
+            state = own.pop("state")
+        others = WORKER_OPTIONS if wrappers else ()
+        checked = {name for name in named if name not in others}
+        _check_options(id, entry, {*checked, *own}, [*inputs, "state", *sorted(others)])
+    if entry is not None and backend != "upstream" and not wrappers:
+        env: BatchedEnv = entry.load()(
+            id=id, num_envs=num_envs, seed=seed, device=device, **entry.fixed, **named, **own
+        )
+        kept = env.options | {name: value for name, value in named.items() if name not in env.options}
+        env.options = {name: value for name, value in kept.items() if name not in {*entry.fixed, *own}}
+        if own:
+            env.options["options"] = own
         _show_state(env, state)
+    elif entry is not None and backend != "upstream":
+        if backend == "batched":
+            raise ValueError(
+                f"wrappers go around single gymnasium envs, got {wrappers} for {id} with backend='batched'; use backend='auto'"
+            )
+        name = id if id in _REGISTERED else GYMNASIUM_NAMESPACE + id.removeprefix(GYMNASIUM_NAMESPACE)
+        shown = {} if state == "none" else {"state": state}
+        inside = {"options": own} if own else {}
+        env = _from_gymnasium(name, num_envs, seed, device, wrappers, inside, {**named, **shown})
+        env.id = id
+        env.options |= inside
     else:
+        if id not in PORTS:
+            _import_family(id)
         _check_upstream(id, backend)
         if state != "none":
             raise ValueError(f"{id} runs through gymnasium, which shows no state, got state={state!r}; leave it out")
-        env = _from_gymnasium(id, num_envs, seed, device, options)
+        env = _from_gymnasium(id, num_envs, seed, device, wrappers, own, named)
     if not any(inputs.values()):
         return env
     from mru_rl.envs.agent_input import AgentInput
@@ -217,28 +249,34 @@ def _without_module(id: str) -> str:
     module, colon, name = id.rpartition(":")
     if not colon:
         return id
-    if not {os.getcwd(), ""} & set(sys.path):  # the first entry is a command's own folder
-        sys.path.append(os.getcwd())
     if not re.fullmatch(r"\w+(\.\w+)*", module):
         raise ValueError(f"the id {id!r} must name a module before its ':', got {module!r}; write module:Name-v0")
-    try:
-        importlib.import_module(module)
-    except ImportError as error:
-        if error.name is not None and f"{module}.".startswith(f"{error.name}."):
-            raise ValueError(f"no module {module!r} to register {name!r} ({error}); install or rename it") from error
-        raise ValueError(
-            f"module {module!r}, which registers {name!r}, cannot be imported ({error}); install what it needs"
-        ) from error
+    import_named(module, f"register {name!r}")
     return name
 
 
-def _check_options(id: str, entry: Entry, options: dict[str, Any], others: list[str]) -> None:
-    unknown = [] if entry.takes_any() else sorted(set(options) - set(entry.options()))
-    fixed = sorted(set(options) & set(entry.fixed))
-    if unknown or fixed:
-        raise ValueError(
-            f"{id} has no option {', '.join(map(repr, unknown or fixed))}; it has {', '.join([*entry.options(), *others])}"
-        )
+def _import_family(id: str) -> None:
+    import gymnasium
+
+    if id not in gymnasium.registry:
+        import_family(id)
+
+
+def _plain_and_own(named: dict[str, Any], options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the options whose names mean nothing else to `make`, and those that only its `options` can hold."""
+    taken = {*inspect.signature(make).parameters, *WORKER_OPTIONS, "factory"}
+    own = {name: value for name, value in options.items() if name in taken}
+    if "factory" in named:
+        own["factory"] = named.pop("factory")
+    return {**named, **{name: value for name, value in options.items() if name not in taken}}, own
+
+
+def _check_options(id: str, entry: Entry, options: set[str], others: list[str]) -> None:
+    unknown = [] if entry.takes_any() else sorted(options - set(entry.options()))
+    unknown += sorted(options & {*GIVEN, *entry.fixed} - set(unknown))
+    if unknown:
+        has = [name for name in [*entry.options(), *others] if name not in unknown]
+        raise ValueError(f"{id} has no option {', '.join(map(repr, unknown))}; it has {', '.join(has)}")
 
 
 def _show_state(env: BatchedEnv, state: str) -> None:
@@ -251,17 +289,29 @@ def _show_state(env: BatchedEnv, state: str) -> None:
 
 
 def _from_gymnasium(
-    id: str, num_envs: int, seed: int, device: str | torch.device, options: dict[str, Any]
+    id: str,
+    num_envs: int,
+    seed: int,
+    device: str | torch.device,
+    wrappers: tuple[Any, ...],
+    options: dict[str, Any],
+    named: dict[str, Any],
 ) -> BatchedEnv:
     import gymnasium
 
     if gymnasium.spec(id).entry_point is not None:
         from mru_rl.envs.from_gymnasium.vector import GymnasiumEnv
 
-        return GymnasiumEnv(id=id, num_envs=num_envs, seed=seed, device=device, **options)
+        return GymnasiumEnv(
+            id=id, num_envs=num_envs, seed=seed, device=device, wrappers=wrappers, options=options, **named
+        )
+    if wrappers:
+        raise ValueError(
+            f"wrappers go around single gymnasium envs, got {wrappers} for {id}, which is made as a vector env; leave them out"
+        )
     from mru_rl.envs.from_gymnasium.vector_env import make_vector_env
 
-    return make_vector_env(id, num_envs, seed=seed, device=device, options=options)
+    return make_vector_env(id, num_envs, seed=seed, device=device, options=options, named=named)
 
 
 class Description(NamedTuple):
@@ -340,7 +390,12 @@ def _suggestion(id: str, registered: list[str]) -> str:
     namespace, slash, _ = id.rpartition("/")
     foreign = slash and not any(name.startswith(f"{namespace}/") for name in ids)
     if found is None and (foreign or not near):
-        return "see `mru-rl envs`, or import the package that registers it first: PACKAGE:ID does"
+        return (
+            "see `mru-rl envs`, or import the package that registers it first: PACKAGE:ID does, as in --env PACKAGE:ID, and "
+            "--import PACKAGE"
+        )
+    if found is None and not difflib.get_close_matches(id.lower(), near, cutoff=0.75):
+        return f"did you mean {by_lower[near[0]]!r}? One of another package is named with it: PACKAGE:{id}"
     found = found or by_lower[near[0]]
     stem, level, version = _parts(found)
     levels = [level for level in LEVELS if f"{stem}{level}{version}" in ids]

@@ -36,7 +36,7 @@ from mru_rl.agents.report.data import Axis, FinishedJob, Header, to_json
 from mru_rl.agents.report.tables import write_tables
 from mru_rl.blocks.budget import count_parameters, state_size_for_parameters
 from mru_rl.blocks.core import make_core
-from mru_rl.envs import AgentInput, make
+from mru_rl.envs import AgentInput, BatchedEnv, make
 
 SEARCH_SEED = 1000
 """Seeds from here on choose settings; reported seeds count from 0."""
@@ -207,7 +207,7 @@ def _height(result: Mapping[str, Any]) -> float:
 
 def _trials(benchmark: Grid) -> list[tuple[str, dict[str, Any]]]:
     variant = benchmark.variants[0]
-    with make(variant.env, 1, **at_level(variant.env_kwargs)) as env:
+    with _env(benchmark, variant) as env:
         return trials_for(env.horizon or 1000)[: benchmark.trials]
 
 
@@ -242,7 +242,7 @@ def _state_size(benchmark: Grid, core: str, variant: Variant) -> int:
     """Equal for all cores, or such that all have the parameters of REFERENCE_CORE."""
     if benchmark.equal == "state":
         return benchmark.state_size
-    with make(variant.env, 1, **at_level(variant.env_kwargs)) as env:
+    with _env(benchmark, variant) as env:
         inputs = AgentInput(env, flatten=True, previous_action=not env.open_loop, start_flag=True).obs_size
     width = benchmark.hidden_size
     wanted = count_parameters(make_core(REFERENCE_CORE, inputs, width, state_size=benchmark.state_size))
@@ -250,6 +250,12 @@ def _state_size(benchmark: Grid, core: str, variant: Variant) -> int:
         return state_size_for_parameters(core, inputs, width, wanted)
     except ValueError:  # no state to size, as in an mlp
         return benchmark.state_size
+
+
+def _env(benchmark: Grid, variant: Variant) -> BatchedEnv:
+    """One row of an env, as the jobs make it."""
+    wrappers = (benchmark.settings or {}).get("wrappers", ())
+    return make(variant.env, 1, wrappers=wrappers, options=at_level(variant.env_kwargs))
 
 
 class Store:

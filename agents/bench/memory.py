@@ -249,6 +249,8 @@ class CustomOptions(Options):
     """env id"""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """options of the env, as name=value"""
+    wrappers: tuple[str, ...] = ()
+    """wrappers around each single env, as in `mru-rl train`"""
     steps: int = 1_000_000
     """env steps of training"""
     evaluate: str | None = None
@@ -303,6 +305,8 @@ def main(words: list[str], name: str) -> None:
     else:
         benchmark = BENCHMARKS[name](options.preset)
     settings = options.settings
+    if isinstance(options, CustomOptions) and options.wrappers:
+        settings = {**settings, "wrappers": list(options.wrappers)}
     if options.algorithm == "ppo":
         settings = {**(benchmark.settings or {}), **settings}  # what a benchmark sets suits PPO
     changes: dict[str, Any] = {"equal": options.equal, "settings": settings, "algorithm": options.algorithm}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -17,6 +16,7 @@ from mru_rl.agents.console.errors import require
 from mru_rl.agents.nets.images import ImageEncoder, IndexEncoder, TextEncoder, is_picture
 from mru_rl.agents.nets.running_norm import RunningNorm, is_usual
 from mru_rl.envs.encoding import Encoding, Part, unpack
+from mru_rl.envs.from_gymnasium.named import import_named
 from mru_rl.envs.input_rules import InputRules
 
 BUILT_IN = ("auto", "nature", "impala", "small", "codes")
@@ -274,11 +274,8 @@ def _own(kind: str) -> Factory | None:
     module, colon, name = kind.partition(":")
     known = ", ".join([*BUILT_IN, *_REGISTERED])
     require(bool(colon), f"there is no {{encoder}} {kind!r}; there are {known}, and module:Name of your own")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except Exception as error:  # of somebody's own module, whatever it is
-        require(False, f"{{encoder}} {kind} cannot be had: {type(error).__name__}: {error}")
-    require(callable(found), f"{{encoder}} {kind} is no class or function, got {found!r}")
+    found = getattr(import_named(module, f"encode observations with {name}"), name, None)
+    require(callable(found), f"{{encoder}} {kind} is no class or function there, got {found!r}")
     return found
 
 

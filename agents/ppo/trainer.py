@@ -12,7 +12,7 @@ from mru_rl.agents.acting.collector import Collector
 from mru_rl.agents.acting.guards import Guard
 from mru_rl.agents.acting.loop import ActingLoop
 from mru_rl.agents.acting.rollout import Rollout
-from mru_rl.agents.build import make_body, pick_device
+from mru_rl.agents.build import make_body, modules_of, pick_device
 from mru_rl.agents.console.room import memory_notes
 from mru_rl.agents.nets.activations import bytes_to_learn_from
 from mru_rl.agents.nets.heads import ActionHead, action_head
@@ -176,7 +176,7 @@ class PPOTrainer(Trainer):
                 segment=self.segment,
                 seed=config.seed,
                 backend=config.backend,
-                imports=config.imports,
+                imports=(*config.imports, *modules_of(config.env)),
             )
         generator = torch.Generator(device=self.device).manual_seed(config.seed + 1)
         if config.collector == "torchrl":

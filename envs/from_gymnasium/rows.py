@@ -13,7 +13,11 @@ import gymnasium
 import numpy as np
 
 from mru_rl.envs.columns import columns, described, side_by_side, with_texts
+from mru_rl.envs.from_gymnasium.named import one_line
 from mru_rl.envs.from_gymnasium.said import said_at_end, scalar
+
+MISSING = (ImportError, gymnasium.error.DependencyNotInstalled)
+"""What is raised for a package that is not installed."""
 
 
 class EnvError(RuntimeError):
@@ -22,6 +26,10 @@ class EnvError(RuntimeError):
     def __init__(self, message: str, traceback: str = "") -> None:
         super().__init__(message)
         self.traceback = traceback
+
+
+class MissingPackage(EnvError):
+    """An env needs a package that is not installed; to start it again would not help."""
 
 
 class RowStep(NamedTuple):
@@ -88,6 +96,8 @@ class Row:
     def _call(self, what: str, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         try:
             return method(*args, **kwargs)
+        except MISSING as error:
+            raise MissingPackage(missing_package(self.id, error)) from error
         except Exception as error:
             raise EnvError(
                 f"{what} {self.id} raised {type(error).__name__} in row {self.row}, step {self.steps} of its episode: {error}; "
@@ -147,6 +157,13 @@ class Rows:
     def close(self) -> None:
         for row in self.rows:
             row.close()
+
+
+def missing_package(id: str, error: Exception) -> str:
+    """Return that an env needs a package that is not installed, in one line; gymnasium's own words name the pip command."""
+    said = one_line(error)
+    move = "" if "pip install" in said else "; install the package that holds it"
+    return f"{id} needs another package: {said}{move}"
 
 
 def name_of(env: gymnasium.Env) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import inspect
 import math
@@ -12,20 +13,22 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
+from gymnasium.envs.registration import EnvSpec
 from torch import Tensor
 
 from mru_rl.envs.actions import action_layout
 from mru_rl.envs.base import BatchedEnv, Step, check_count, derive_seeds
 from mru_rl.envs.columns import described, from_zero, with_texts
-from mru_rl.envs.from_gymnasium.rows import EnvError, Rows, name_of
+from mru_rl.envs.from_gymnasium.named import WORKER_OPTIONS, Wrapper, make_wrapped, raised, split_wrappers, wrap
+from mru_rl.envs.from_gymnasium.rows import MISSING, EnvError, Rows, missing_package, name_of
 from mru_rl.envs.from_gymnasium.said import adopt, layers
 from mru_rl.envs.from_gymnasium.workers import WorkerRows
 from mru_rl.envs.native import native_action, native_rows
+from mru_rl.envs.wrappers import MaskFromInfo, masks_in_info
 
 MAKE_OPTIONS = {"max_episode_steps", "disable_env_checker", "render_mode"}
 """Options of gymnasium.make itself, open to every id."""
 WORKERS = ("sync", "process")
-WORKER_OPTIONS = {"workers", "worker_seconds", "worker_restarts"}
 OWN_OPTIONS = WORKER_OPTIONS | {"info_metrics"}
 """Options of GymnasiumEnv itself."""
 
@@ -41,7 +44,11 @@ class GymnasiumEnv(BatchedEnv):
                 script that uses those keeps its code under `if __name__ == "__main__":`; a factory is sent there by
                 cloudpickle). A process that dies, raises or does not answer within `worker_seconds` is replaced and the
                 row's episode cut (truncated), up to `worker_restarts` times; then EnvError is raised. With an id,
-                everything else goes to the env's constructor or to gymnasium.make
+                everything else goes to the env's constructor or to gymnasium.make, and what is in `options` to the
+                constructor under any name, those of the parameters here included
+    wrappers    around each env, the first innermost: "module:Name", "module:Name(2, x=3)" or functions env -> env, which
+                go to worker processes by cloudpickle
+    masks       info["action_mask"], if there is one after a reset, is shown beside the obs: see wrappers.MaskFromInfo
     spaces      numbers start at 0, also where the env's own do not: see `native_observation_space`; obs and action are laid
                 out as BatchedEnv says, and the env gets actions of its own space
     seeds       row i is seeded once, from `seed` and i; later episodes go on with the env's own generator
@@ -71,13 +78,16 @@ class GymnasiumEnv(BatchedEnv):
         worker_seconds: float = 60.0,
         worker_restarts: int = 10,
         info_metrics: Sequence[str] = (),
-        **options: Any,
+        wrappers: str | Sequence[Wrapper] = (),
+        options: Mapping[str, Any] | None = None,
+        **named: Any,
     ) -> None:
-        if (id is None) == (factory is None) or (factory is not None and options):
+        if (id is None) == (factory is None) or (factory is not None and (named or options)):
             raise ValueError(
                 f"an env is made from an id and options or from a factory alone, got id={id!r}, factory={factory!r} and "
-                f"options {options}; give options inside the factory"
+                f"options {named | dict(options or {})}; give options inside the factory"
             )
+        wrappers = split_wrappers(wrappers)
         if workers not in WORKERS:
             raise ValueError(f"workers must be one of {sorted(WORKERS)}, got {workers!r}; use 'sync' for cheap envs")
         check_count(num_envs, name="num_envs", least=1)
@@ -85,13 +95,18 @@ class GymnasiumEnv(BatchedEnv):
         if not worker_seconds > 0:
             raise ValueError(f"worker_seconds must be positive, got {worker_seconds}; give how long a step may take")
         if id is not None:
-            arguments = options if not is_popgym(id) else {"disable_env_checker": True, **options}
-            probe = make_single(id, arguments)
-            self._make: Callable[[], gymnasium.Env] = partial(gymnasium.make, gymnasium.spec(id), **arguments)
+            arguments = named if not is_popgym(id) else {"disable_env_checker": True, **named}
+            probe = make_single(id, arguments, options or {})
+            spec = with_options(gymnasium.spec(id), options or {})
+            self._make: Callable[[], gymnasium.Env] = partial(gymnasium.make, spec, **arguments)
         else:
             assert factory is not None
             probe, self._make = call_factory(factory), factory
             id = name_of(probe)
+        if wrappers:
+            probe, self._make = wrap(probe, wrappers), partial(make_wrapped, self._make, wrappers)
+        if masks_in_info(probe):
+            probe, self._make = MaskFromInfo(probe), partial(make_wrapped, self._make, (MaskFromInfo,))
         try:
             action_layout(probe.action_space)
             self._native_observation_space = with_texts(probe.observation_space)
@@ -108,7 +123,9 @@ class GymnasiumEnv(BatchedEnv):
                     "worker_seconds": worker_seconds,
                     "worker_restarts": worker_restarts,
                     **({"info_metrics": tuple(info_metrics)} if info_metrics else {}),
-                    **options,
+                    **({"wrappers": wrappers} if wrappers else {}),
+                    **named,
+                    **({"options": dict(options)} if options else {}),
                 },
             )
             limit = time_limit(probe)
@@ -228,35 +245,48 @@ def is_popgym(id: str) -> bool:
     return id.startswith("popgym-")
 
 
-def make_single(id: str, arguments: dict[str, Any]) -> gymnasium.Env:
-    """Make one env of a registered id.
+def make_single(id: str, arguments: dict[str, Any], options: Mapping[str, Any]) -> gymnasium.Env:
+    """Make one env of a registered id. arguments: for gymnasium.make; options: for the constructor, whatever their names.
 
-    Raises ValueError for arguments that it does not take, naming those it takes, and for a package that is missing.
+    Raises ValueError for arguments that it does not take, naming those it takes, for a package that is missing, and for
+    whatever its module or its constructor raises.
     """
     if is_popgym(id):
         importlib.import_module("popgym")
+    spec, given = gymnasium.spec(id), {**arguments, **options}
     try:
-        known, takes_any = constructor_options(gymnasium.spec(id).entry_point)
-        unknown = [] if takes_any else [name for name in arguments if name not in known | MAKE_OPTIONS]
-        if unknown:
-            raise ValueError(
-                f"{id} has no option {', '.join(map(repr, unknown))}; it has {', '.join(sorted(known | WORKER_OPTIONS))}, "
-                f"and gymnasium.make's {', '.join(sorted(MAKE_OPTIONS))}"
-            )
-        return gymnasium.make(id, **arguments)
-    except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
-        raise missing_package(id, error) from error
-    except TypeError as error:
-        if not arguments:
-            raise
-        raise ValueError(f"{id} does not take the options {arguments}: {error}; leave out the one it names") from error
+        known, takes_any = constructor_options(spec.entry_point)
+    except Exception as error:
+        raise not_made(id, error) from error
+    open_to_all = MAKE_OPTIONS - options.keys()
+    unknown = [] if takes_any else [name for name in given if name not in known | open_to_all]
+    if unknown:
+        has = sorted((known | WORKER_OPTIONS) - set(unknown))
+        raise ValueError(
+            f"{id} has no option {', '.join(map(repr, unknown))}; it has {', '.join(has)}, and gymnasium.make's "
+            f"{', '.join(sorted(MAKE_OPTIONS))}"
+        )
+    try:
+        return gymnasium.make(with_options(spec, options), **arguments)
+    except Exception as error:
+        raise not_made(id, error, given) from error
 
 
-def missing_package(id: str, error: Exception) -> ValueError:
-    """Return the error that an env needs a package that is not installed; gymnasium's own names the pip command."""
-    said = " ".join(str(error).split()).rstrip(".")
-    move = "" if "pip install" in said else "; install the package that holds it"
-    return ValueError(f"{id} needs another package: {said}{move}")
+def with_options(spec: EnvSpec, options: Mapping[str, Any]) -> EnvSpec:
+    """Return the spec with more options for the constructor, which may have names that gymnasium.make has itself."""
+    if options:
+        spec = copy.copy(spec)
+        spec.kwargs = {**spec.kwargs, **options}
+    return spec
+
+
+def not_made(id: str, error: Exception, options: Mapping[str, Any] | None = None) -> ValueError:
+    """Return the error for what an env's module or constructor raised, in one line."""
+    if isinstance(error, MISSING):
+        return ValueError(missing_package(id, error))
+    if options and isinstance(error, TypeError):
+        return ValueError(f"{id} does not take the options {dict(options)}: {error}; leave out the one it names")
+    return ValueError(f"{id} cannot be made, it {raised(error, 'mend it, or change its options')}")
 
 
 def call_factory(factory: Callable[[], gymnasium.Env]) -> gymnasium.Env:
@@ -301,12 +331,21 @@ def by_name(said: Sequence[Mapping[str, float] | None], device: torch.device) ->
     return {name: torch.tensor([row.get(name, math.nan) for row in rows], device=device) for name in names}
 
 
+def success_return(env: gymnasium.Env) -> float | None:
+    """Return what the env or a wrapper calls success_return, or else the reward_threshold of its spec; None: unknown."""
+    named = env.get_wrapper_attr("success_return") if env.has_wrapper_attr("success_return") else None
+    return named if named is not None or env.spec is None else env.spec.reward_threshold
+
+
 def constructor_options(entry_point: str | Callable[..., Any] | None) -> tuple[set[str], bool]:
     """Return the names of the options an env's constructor takes, and whether it takes any others too."""
     if entry_point is None:
         return set(), True
     module, _, name = entry_point.partition(":") if isinstance(entry_point, str) else ("", "", "")
     constructor: Any = getattr(importlib.import_module(module), name) if module else entry_point
-    parameters = inspect.signature(constructor).parameters.values()
+    try:
+        parameters = inspect.signature(constructor).parameters.values()
+    except ValueError:  # built in, without a signature
+        return set(), True
     named = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     return named, any(p.kind is p.VAR_KEYWORD for p in parameters)

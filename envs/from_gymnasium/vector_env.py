@@ -19,9 +19,10 @@ from torch import Tensor
 from mru_rl.envs.actions import action_layout
 from mru_rl.envs.base import BatchedEnv, Step, check_count, derive_seeds
 from mru_rl.envs.columns import described, from_zero, to_array, with_texts
-from mru_rl.envs.from_gymnasium.rows import EnvError, name_of
+from mru_rl.envs.from_gymnasium.named import WORKER_OPTIONS
+from mru_rl.envs.from_gymnasium.rows import MISSING, EnvError, MissingPackage, missing_package, name_of
 from mru_rl.envs.from_gymnasium.said import adopt, info_of_row, said_at_end
-from mru_rl.envs.from_gymnasium.vector import WORKER_OPTIONS, GymnasiumEnv, by_name, missing_package, time_limit
+from mru_rl.envs.from_gymnasium.vector import GymnasiumEnv, by_name, not_made, time_limit, with_options
 from mru_rl.envs.native import from_native, native_action
 
 
@@ -170,6 +171,13 @@ class VectorEnvAsBatched(BatchedEnv):
         returned = self._call("reset()", self.env.reset, **arguments)
         if not (isinstance(returned, tuple) and len(returned) == 2):
             self._refuse("reset() must return (obs, info)", described(returned))
+        space, info = self.observation_space, returned[1]
+        shown = isinstance(space, gymnasium.spaces.Dict) and "action_mask" in space.spaces
+        if isinstance(info, Mapping) and "action_mask" in info and not shown:
+            self._refuse(
+                "an action mask of a vector env is shown in its obs, a Dict with 'action_mask'",
+                "one in info; or give a function that makes a single env, whose info is read",
+            )
         return self._obs(returned[0])
 
     def _step(self, native: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Any]:
@@ -232,6 +240,8 @@ class VectorEnvAsBatched(BatchedEnv):
     def _call(self, what: str, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         try:
             return method(*args, **kwargs)
+        except MISSING as error:
+            raise MissingPackage(missing_package(self.id, error)) from error
         except Exception as error:
             raise EnvError(
                 f"{what} of {self.id} raised {type(error).__name__}: {error}; mend the env", traceback.format_exc()
@@ -273,31 +283,43 @@ def _plans_resets(env: VectorEnv) -> bool:
 
 
 def make_vector_env(
-    id: str, num_envs: int, *, seed: int, device: str | torch.device, options: dict[str, Any]
+    id: str,
+    num_envs: int,
+    *,
+    seed: int,
+    device: str | torch.device,
+    options: Mapping[str, Any],
+    named: dict[str, Any],
 ) -> BatchedEnv:
-    """Make an id that has only a vector_entry_point; see `mru_rl.envs.make`.
+    """Make an id that has only a vector_entry_point; see `mru_rl.envs.make`. options, named: as in GymnasiumEnv.
 
     Where its VectorEnv resets finished rows in the step after their last and others go on meanwhile, each row is a
     VectorEnv of its own, which then has nobody to wait for: right, and slower.
-    Raises ValueError for options that it does not take and for a package that is not installed.
+    Raises ValueError for options that it does not take, for a package that is not installed, and for whatever its module
+    or its constructor raises.
     """
     check_count(num_envs, name="num_envs", least=1)
-    options = dict(options)
-    info_metrics = options.pop("info_metrics", ())
-    own = {name: value for name, value in options.items() if name not in WORKER_OPTIONS}
-    spec = gymnasium.spec(id)  # a process need not know the id
+    named = dict(named)
+    info_metrics = named.pop("info_metrics", ())
+    if "num_envs" in options:
+        raise ValueError(
+            f"{id} is a vector env, whose num_envs is the number of rows, got it as an option; leave it out"
+        )
+    own = {name: value for name, value in named.items() if name not in WORKER_OPTIONS}
+    spec = with_options(gymnasium.spec(id), options)  # a process need not know the id
     vector = _make_vec(spec, num_envs, own)
+    kept = own | ({"options": dict(options)} if options else {})
     if not _plans_resets(vector) or num_envs == 1:
-        taken = sorted(options.keys() - own.keys())
+        taken = sorted(named.keys() - own.keys())
         if taken:
             vector.close()
             raise ValueError(f"{id} is a vector env and steps its rows itself, got {', '.join(taken)}; leave it out")
-        return VectorEnvAsBatched(vector, id=id, seed=seed, device=device, options=own, info_metrics=info_metrics)
+        return VectorEnvAsBatched(vector, id=id, seed=seed, device=device, options=kept, info_metrics=info_metrics)
     vector.close()
-    limits = {name: value for name, value in options.items() if name in WORKER_OPTIONS}
+    limits = {name: value for name, value in named.items() if name in WORKER_OPTIONS}
     limits["info_metrics"] = info_metrics
     env = GymnasiumEnv(factory=partial(_make_row, spec, own), num_envs=num_envs, seed=seed, device=device, **limits)
-    env.options |= own
+    env.options |= kept
     adopt(env, vector, _time_limit(vector))
     return env
 
@@ -305,14 +327,8 @@ def make_vector_env(
 def _make_vec(spec: EnvSpec, num_envs: int, options: dict[str, Any]) -> VectorEnv:
     try:
         return gymnasium.make_vec(spec, num_envs=num_envs, **options)
-    except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
-        raise missing_package(spec.id, error) from error
-    except TypeError as error:
-        if not options:
-            raise
-        raise ValueError(
-            f"{spec.id} does not take the options {options}: {error}; leave out the one it names"
-        ) from error
+    except Exception as error:
+        raise not_made(spec.id, error, options) from error
 
 
 def _make_row(spec: EnvSpec, options: dict[str, Any]) -> gymnasium.Env:

@@ -25,7 +25,7 @@ import gymnasium
 import numpy as np
 from gymnasium.vector.utils import CloudpickleWrapper
 
-from mru_rl.envs.from_gymnasium.rows import EnvError, Row, RowStep
+from mru_rl.envs.from_gymnasium.rows import EnvError, MissingPackage, Row, RowStep
 
 START_METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 """Never fork: a forked child of a process that has run torch can hang in its thread pools."""
@@ -136,6 +136,9 @@ class WorkerRows:
             old = self._workers[row]
             self._selector.unregister(old.pipe)
             old.end()
+            if isinstance(error, MissingPackage):
+                self._kill()
+                raise error
             if self.restarts >= self.limit:
                 self._kill()
                 raise EnvError(

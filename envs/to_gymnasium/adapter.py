@@ -120,6 +120,7 @@ class GymnasiumSingleEnv(gymnasium.Env):
             )
         self.env = make(env_id, 1, seed=0 if seed is None else seed, **options)
         self.observation_space, self.action_space = self.env.observation_space, self.env.action_space
+        self.horizon, self.success_return = self.env.horizon, self.env.success_return
         self._seeded = seed is not None
         self._next_obs: Tensor | None = None
 

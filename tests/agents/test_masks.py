@@ -117,3 +117,74 @@ def test_a_mask_of_another_length_is_refused_before_anything_is_collected():
 
     with pytest.raises(ValueError, match=r"an action_mask has one number for each of 5 action.*has 4"):
         PPOTrainer(PPOConfig(env=Short, num_envs=2, segment=20))
+
+
+class InInfo(gymnasium.Env):
+    """Says in info which of four actions are there; one that is not raises."""
+
+    observation_space = spaces.Discrete(3)
+
+    def __init__(self, actions=None, forgets=False):
+        self.action_space, self.forgets = actions or spaces.Discrete(4), forgets
+
+    def _info(self):
+        if isinstance(self.action_space, spaces.Dict):
+            self.mask = {"b": np.array([1, 0]), "a": np.array([0, 1, 1])}  # not in the order of the space
+        else:
+            self.mask = self.np_random.integers(2, size=4).astype(np.int8)
+            self.mask[self.np_random.integers(4)] = 1
+        return {"action_mask": self.mask}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return 0, self._info()
+
+    def step(self, action):
+        if isinstance(action, dict):
+            assert action["b"] == 0
+            assert action["a"] != 0
+        else:
+            assert self.mask[action], f"{action} of {self.mask}"
+        self.t += 1
+        over = self.t == 6
+        return self.t % 3, 1.0, over, False, {} if over or (self.forgets and self.t == 3) else self._info()
+
+
+NESTED = spaces.Dict({"a": spaces.Discrete(3), "b": spaces.Discrete(2)})
+
+
+@pytest.mark.parametrize("actions", [None, NESTED], ids=["one part", "a dict"])
+@pytest.mark.parametrize("workers", ["sync", "process"])
+def test_a_mask_in_info_is_kept_without_a_word_from_the_user(actions, workers):
+    if workers == "process" and actions is not None:
+        pytest.skip("one of the two is enough")
+    config = PPOConfig(env=lambda: InInfo(actions), num_envs=2, segment=20, steps=400, workers=workers)
+    trainer = PPOTrainer(config)
+    for _ in range(3):
+        trainer.update()
+    trainer.collector.close()
+
+
+def test_a_mask_that_is_missing_in_mid_episode_is_an_error():
+    trainer = PPOTrainer(PPOConfig(env=lambda: InInfo(forgets=True), num_envs=2, segment=20, steps=400))
+    with pytest.raises(RuntimeError, match=r'info\["action_mask"\] had 4 numbers after the first reset\(\), got none'):
+        trainer.update()
+
+
+def test_a_vector_env_with_a_mask_in_info_is_refused_with_the_way_out():
+    env = gymnasium.vector.SyncVectorEnv([InInfo] * 2)
+    with pytest.raises(RuntimeError, match=r"an action mask of a vector env is shown in its obs.*function that makes"):
+        PPOTrainer(PPOConfig(env=env, num_envs=2, segment=20))
+
+
+def test_an_agent_takes_a_mask_beside_what_the_env_shows(tmp_path):
+    config = PPOConfig(env=InInfo, steps=400, num_envs=2, segment=20, run_dir=tmp_path / "run", tensorboard=False)
+    agent, env = load(train(config, progress=False)), InInfo()
+    (obs, info), state, start = env.reset(seed=0), agent.initial_state(), True
+    for _ in range(5):
+        action, state = agent.act(obs, state, start, action_mask=info["action_mask"])
+        obs, _, _, _, info = env.step(action)
+        start = False
+    with pytest.raises(ValueError, match="one obs or a batch of Dict"):
+        agent.act(obs, state)

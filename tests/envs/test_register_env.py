@@ -276,9 +276,9 @@ def test_a_module_that_fails_is_not_called_missing(tmp_path, monkeypatch):
     path = [entry for entry in sys.path if entry not in ("", str(tmp_path))]
     monkeypatch.setattr(sys, "path", path)
     with pytest.raises(
-        ValueError, match="module 'needy', which registers 'Mine-v0', cannot be imported .*not_there_at_all"
+        ValueError, match="module 'needy', named to register 'Mine-v0', cannot be imported .*not_there_at_all"
     ):
         make("needy:Mine-v0", 1)
-    assert sys.path[-1] == str(tmp_path)
+    assert sys.path[0] == str(tmp_path)
     with pytest.raises(ValueError, match="must name a module before its ':', got '..'"):
         make("..:Mine-v0", 1)

@@ -66,7 +66,11 @@ def test_backend_chooses_between_port_and_original():
         ),
         ("popgym-RepeatFirstHard", {}, "did you mean 'popgym-RepeatFirstHard-v0'.$"),
         ("TMaze", {}, "did you mean 'mru_rl/TMaze-v0'.$"),
-        ("ALE/Pong-v5", {}, "see `mru-rl envs`, or import the package that registers it first: PACKAGE:ID does"),
+        (
+            "me/Pong-v5",
+            {},
+            "import the package that registers it first: PACKAGE:ID does, as in --env PACKAGE:ID, and --import",
+        ),
         ("cartpole", {}, "did you mean 'CartPole-v[01]'"),
         ("xxxxxxxxxxxxxxxxxxxxxxxxxxxxx", {}, "see `mru-rl envs`, or import the package that registers it first"),
         ("no_such_module:Env-v0", {}, "no module 'no_such_module' to register 'Env-v0'"),

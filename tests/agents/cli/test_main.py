@@ -131,7 +131,12 @@ def test_the_printed_hash_is_that_of_the_parameters_in_name_order(tmp_path, caps
         (["--env", "popgym-RepeatFirstEazy-v0"], "did you mean 'popgym-RepeatFirstEasy-v0'"),
         (["--env-kwargs", "lenght=3"], "has no option 'lenght'"),
         (["--env-kwargs", "length"], "name=value"),
-        (["--env-kwargs", "flatten=True"], "flatten cannot be set"),
+        (["--env-kwargs", "flatten=True"], "has no option 'flatten'; it has previous_action"),
+        (
+            ["--env-kwargs", "workers=2"],
+            "has no option 'workers'; it has flatten, previous_action, start_flag, previous_reward, ",
+        ),
+        (["--env-kwargs", "num_envs=2"], "--env-kwargs holds options of the env alone, mru-rl's own is --num-envs"),
         (["--core", "bmruu"], "did you mean 'bmru'"),
         (["--core", "bmru+"], "empty part"),
         (["--core", ""], "at least one cell"),

@@ -204,8 +204,8 @@ def test_encoders_of_ones_own_go_by_a_name_that_finds_them_again():
     ("kind", "words"),
     [
         ("natur", "there is no encoder 'natur'; there are auto, nature, impala"),
-        ("no_such_module:Net", "cannot be had: ModuleNotFoundError"),
-        ("math:pi", "is no class or function"),
+        ("no_such_module:Net", "no module 'no_such_module' to encode observations"),
+        ("math:pi", "is no class or function there"),
         ("builtins:str", "must make an nn.Module from an observation space, got str"),
     ],
 )
