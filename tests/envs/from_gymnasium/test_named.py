@@ -49,7 +49,7 @@ class Add(gymnasium.ObservationWrapper):
 class Light(gymnasium.Wrapper):
     def __init__(self, env):
         super().__init__(env)
-        if os.getpid() != int(os.environ["MRU_RL_TEST_PID"]) and "torch" in sys.modules:
+        if os.getpid() != TESTS and "torch" in sys.modules:
             raise RuntimeError("a worker has loaded torch")
 
 
@@ -89,14 +89,13 @@ gymnasium.register("mine/NoVector-v0", vector_entry_point="myenvs:number")
 @pytest.fixture(autouse=True)
 def _beside(tmp_path, monkeypatch):
     """A user who stands in a folder with myenvs.py; what is imported and registered there is gone after the test."""
-    (tmp_path / "myenvs.py").write_text(ENVS)
+    (tmp_path / "myenvs.py").write_text(f"TESTS = {os.getpid()}\n{ENVS}")
     (tmp_path / "module_that_raises.py").write_text("raise OSError('no\\nscreen')\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [place for place in sys.path if place not in ("", os.getcwd())])
     monkeypatch.setattr(gymnasium.envs.registration, "registry", dict(gymnasium.registry))
     monkeypatch.setattr(gymnasium, "registry", gymnasium.envs.registration.registry)
     monkeypatch.setattr(registry, "_REGISTERED", {})
-    monkeypatch.setenv("MRU_RL_TEST_PID", str(os.getpid()))
     yield
     for module in ("myenvs", "module_that_raises", "popgym_of_mine"):
         sys.modules.pop(module, None)
