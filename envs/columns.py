@@ -172,6 +172,7 @@ def with_texts(space: spaces.Space) -> spaces.Space:
         return spaces.Tuple([with_texts(part) for part in space.spaces])
     if isinstance(space, spaces.Dict):
         return spaces.Dict([(name, with_texts(part)) for name, part in space.spaces.items()])
-    if space.dtype is str and not isinstance(space, spaces.Text):
+    strings = space.dtype is not None and np.dtype(space.dtype).kind == "U"
+    if strings and not isinstance(space, spaces.Text):
         return spaces.Text(TEXT_LENGTH, min_length=0, charset=TEXT_CHARACTERS)
     return space

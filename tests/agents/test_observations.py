@@ -213,6 +213,35 @@ def test_a_vector_env_shows_what_single_envs_show(name, mode):
     env.close()
 
 
+class Words(gymnasium.Space):
+    """A space of strings that is no gymnasium Text, as MiniGrid's of missions."""
+
+    def __init__(self):
+        super().__init__((), str)
+
+    def sample(self, mask=None, probability=None):
+        return "go to the red ball"
+
+    def contains(self, x):
+        return isinstance(x, str)
+
+
+def test_strings_of_another_space_than_text_are_texts_too():
+    class Told(gymnasium.Env):
+        observation_space = spaces.Dict({"mission": Words(), "way": spaces.Discrete(2)})
+        action_space = spaces.Discrete(2)
+
+        def reset(self, *, seed=None, options=None):
+            return {"mission": "open the door", "way": 1}, {}
+
+        def step(self, action):
+            return {"mission": "go to the red ball", "way": 0}, 0.0, True, False, {}
+
+    env = mru_rl.envs.from_object(Told, 1)
+    assert env.reset().shape == (1, 4 + 128)
+    assert to_native(env.observation_space, env.reset()[0])["mission"] == "open the door"
+
+
 def test_worker_processes_send_bytes():
     class Sent(gymnasium.Env):  # in here, so that the worker need not import this file
         observation_space, action_space = SPACES["a nest"], spaces.Discrete(2)
