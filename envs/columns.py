@@ -5,6 +5,7 @@ Light on imports: the worker processes of from_gymnasium/ read this file and nee
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
@@ -106,7 +107,7 @@ def side_by_side(space: spaces.Space, parts: list[np.ndarray], *, lead: int = 0)
 def _codes(space: spaces.Text, value: Any, lead: int) -> np.ndarray:
     """Return a text as the places of its characters in the sorted ones of its space, from 1 on; 0 behind its end."""
     texts = [value] if not lead else list(value) if isinstance(value, (tuple, list, np.ndarray)) else [None]
-    place = {character: i for i, character in enumerate(sorted(space.character_set), start=1)}
+    place = _places(frozenset(space.character_set))
     codes = np.zeros((len(texts), space.max_length), dtype=np.uint8)
     for row, text in zip(codes, texts, strict=True):
         if not isinstance(text, str):
@@ -120,6 +121,11 @@ def _codes(space: spaces.Text, value: Any, lead: int) -> np.ndarray:
             raise ValueError(f"{shortened(repr(text))} with {strange[0]!r}, which is not among its characters")
         row[: len(text)] = [place[character] for character in text]
     return codes if lead else codes[0]
+
+
+@functools.lru_cache(maxsize=64)
+def _places(characters: frozenset[str]) -> dict[str, int]:
+    return {character: i for i, character in enumerate(sorted(characters), start=1)}
 
 
 def text_of(space: spaces.Text, codes: np.ndarray) -> str:

@@ -182,20 +182,30 @@ class _ImpalaStage(nn.Module):
 class TextEncoder(nn.Module):
     """A text as features: places of characters [N, length], 0 behind its end, -> [N, out_size].
 
-    Characters are embedded; two convolutions of five of them each and the largest value of each channel follow.
+    Characters are embedded; two convolutions of five of them each and the largest value of each channel follow. What lies
+    behind the end counts for nothing, and texts that are there several times are encoded once: a mission is the same for a
+    whole episode.
     """
 
     def __init__(self, space: spaces.Text) -> None:
         super().__init__()
         self.out_size = 64
         self.characters = nn.Embedding(len(space.character_set) + 1, 32, padding_idx=0)
-        self.layers = nn.Sequential(
-            nn.Conv1d(32, 64, 5, padding=2), nn.ReLU(), nn.Conv1d(64, self.out_size, 5, padding=2), nn.ReLU()
-        )
+        self.layers = nn.ModuleList([nn.Conv1d(32, 64, 5, padding=2), nn.Conv1d(64, self.out_size, 5, padding=2)])
 
     def forward(self, codes: Tensor) -> Tensor:
-        x = self.characters(codes.long())
-        return self.layers(x.movedim(-1, 1)).amax(-1)
+        if torch.compiler.is_exporting() or not len(codes):
+            return self._encode(codes)
+        longest = int((codes != 0).any(0).sum()) if codes.shape[1] else 0
+        different, which = torch.unique(codes[:, : max(longest, 1)], dim=0, return_inverse=True)
+        return self._encode(different).index_select(0, which)
+
+    def _encode(self, codes: Tensor) -> Tensor:
+        there = (codes != 0).unsqueeze(1)
+        x = self.characters(codes.long()).movedim(-1, 1)
+        for layer in self.layers:
+            x = layer(x).relu() * there
+        return x.amax(-1)
 
 
 class IndexEncoder(nn.Module):

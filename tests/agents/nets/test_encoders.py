@@ -7,7 +7,7 @@ from gymnasium import spaces
 from mru_rl.agents import make_encoder, register_encoder
 from mru_rl.agents.console.errors import OptionError
 from mru_rl.agents.nets.encoders import InputEncoder, encoder_name
-from mru_rl.agents.nets.images import ImageEncoder, image_shape, is_picture
+from mru_rl.agents.nets.images import ImageEncoder, TextEncoder, image_shape, is_picture
 from mru_rl.envs.input_rules import InputRules
 from mru_rl.envs.native import layout
 
@@ -113,6 +113,18 @@ def test_bytes_and_floats_of_one_picture_give_the_same_features():
 def test_a_picture_too_small_for_a_net_is_refused_with_the_way_out():
     with pytest.raises(ValueError, match=r"nature encoder needs pictures of at least 36 x 36, got 24 x 24; take auto"):
         ImageEncoder(bytes_of(24, 24, 3), "nature")
+
+
+def test_a_text_is_encoded_alike_alone_among_others_and_with_more_room_behind_it():
+    torch.manual_seed(0)
+    encoder = TextEncoder(spaces.Text(20, charset="abc"))
+    codes = torch.tensor([[1, 2, 3, 1, 0, 0, 0], [2, 2, 0, 0, 0, 0, 0], [1, 2, 3, 1, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0]])
+    together = encoder(codes)
+    for row, features in zip(codes, together, strict=True):
+        torch.testing.assert_close(encoder(torch.cat((row, torch.zeros(9, dtype=row.dtype)))[None])[0], features)
+        torch.testing.assert_close(encoder._encode(row[None])[0], features)
+    assert not torch.equal(together[0], together[1])
+    assert (together[3] == 0).all()
 
 
 def test_codes_of_cells_are_told_apart_by_value_and_by_channel():
