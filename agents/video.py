@@ -37,12 +37,8 @@ def record_video(
     require(path.parent.is_dir(), f"{{video}} goes into a folder that exists, got {path}; make it first")
     if kind == ".mp4":
         require_package("moviepy", "video", "an MP4", ", or write a .gif")
-    env_id = run.config_values()["env"]
-    require(
-        env_id not in list_ids(),
-        f"{env_id} draws no pictures, so there is no {{video}} of it; `mru-rl inspect` draws what the memory held",
-    )
-    prepared = load_agent(run, 1, {**(env_kwargs or {}), "render_mode": "rgb_array"}, seed, checkpoint=checkpoint)
+    mode = {} if run.config_values()["env"] in list_ids() else {"render_mode": "rgb_array"}
+    prepared = load_agent(run, 1, {**(env_kwargs or {}), **mode}, seed, checkpoint=checkpoint)
     frames: list[np.ndarray] = []
     env = prepared.env
     with torch_settings(prepared.config.threads), env, torch.inference_mode():

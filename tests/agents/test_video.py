@@ -57,6 +57,23 @@ def test_an_episode_is_filmed_to_its_last_picture(run, tmp_path):
     assert seen == pytest.approx([40, 80, 120, 160, 200, 240], abs=8)
 
 
+def test_a_task_of_pixels_is_filmed_without_being_told_to_draw(tmp_path):
+    config = PPOConfig(
+        env="mru_rl/KeyDoor-v0",
+        env_kwargs={"length": 5, "pixels": True},
+        steps=64,
+        num_envs=2,
+        segment=16,
+        hidden_size=8,
+        tensorboard=False,
+        run_dir=tmp_path / "run",
+    )
+    frames = record_video(train(config, progress=False), tmp_path / "episode.gif", seed=3)
+    with Image.open(tmp_path / "episode.gif") as picture:
+        assert picture.size == (192, 192)
+        assert 2 <= picture.n_frames <= frames == 6  # Pillow joins frames that are equal
+
+
 def test_what_cannot_be_filmed_is_one_line(run, tmp_path):
     made = run("popgym-RepeatFirstEasy-v0")
     with pytest.raises(ValueError, match="video"):
