@@ -138,12 +138,15 @@ class Acted(NamedTuple):
     done: Tensor
 
 
-def act(policy: Policy, head: ActionHead, env: Any, generator: torch.Generator | None = None) -> Iterator[Acted]:
+def act(
+    policy: Policy, head: ActionHead, env: Any, generator: torch.Generator | None = None, *, obs: Tensor | None = None
+) -> Iterator[Acted]:
     """Step policy and env side by side from fresh episodes, without end; to be consumed under torch.inference_mode.
 
-    generator: draws actions from the policy; without one the most likely action is taken.
+    generator: draws actions from the policy; without one the most likely action is taken. obs: what a reset returned that
+    was made already.
     """
-    obs = env.reset()
+    obs = env.reset() if obs is None else obs
     state = policy.core.initial_state(env.num_envs)
     is_init = torch.ones(env.num_envs, dtype=torch.bool, device=obs.device)
     while True:

@@ -46,7 +46,9 @@ def record_video(
             env.can_render,
             f"{env.id} draws no pictures, so there is no {{video}} of it; `mru-rl inspect` draws what the memory held",
         )
-        for acted in act(prepared.policy, prepared.head, env):
+        obs = env.reset()
+        frames.append(env.render())
+        for acted in act(prepared.policy, prepared.head, env, obs=obs):
             last = env.final_frame if acted.done else None  # a row that is done has begun again
             frames.append(env.render() if last is None else last)
             if acted.done or len(frames) == MOST_FRAMES:

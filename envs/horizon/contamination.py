@@ -71,8 +71,8 @@ class Contamination(RecallFirst):
             self.register_moving("unit", torch.zeros(self.num_envs, width, device=self.device))
 
     def _pictures(self) -> Draw:
-        album = super()._pictures()
-        return Burst(album, self.scale) if self.burst else album
+        draw = super()._pictures()
+        return Burst(draw, self.scale) if self.burst else draw
 
     def _next(self, unit: Tensor) -> Scene:
         if not self.burst:

@@ -61,20 +61,20 @@ class Album:
 
 @dataclass(frozen=True)
 class Burst:
-    """Pictures of an album, and static in the colors of nothing else where an obs is none of those it has.
+    """RecallFirst's pictures, and static where an obs is none of RecallFirst's.
 
     The static shows every column of the obs as one of 256 levels, up to three times `scale`.
     """
 
-    album: Album
+    usual: Draw
     scale: float
 
     def __call__(self, obs: Tensor) -> Tensor:
         symbols = obs[..., :-2]
         usual = ((obs == 0) | (obs == 1)).all(-1) & (symbols.sum(-1) == 1)
         if usual.all():
-            return self.album(obs)
-        shown = self.album(torch.where(usual.unsqueeze(-1), obs, 0.0))
+            return self.usual(obs)
+        shown = self.usual(torch.where(usual.unsqueeze(-1), obs, 0.0))
         levels = _level(obs[~usual] / (_SIGMAS * self.scale or 1.0)).to(torch.uint8)
         shuffled = (torch.arange(shown.shape[-1], device=obs.device) * 2654435761 % 2**32).argsort()
         shown[~usual] = _static(levels[:, shuffled % obs.shape[-1]])

@@ -147,7 +147,7 @@ class GymnasiumSingleEnv(gymnasium.Env):
             self._next_obs = obs
         return to_native(self.observation_space, final_obs[0]), float(reward), ended, cut, {}
 
-    def render(self) -> np.ndarray | None:  # type: ignore[override]
+    def render(self) -> np.ndarray | None:
         """Return a picture, uint8 [height, width, 3]; None without a render_mode."""
         if self.render_mode is None:
             return None
