@@ -159,14 +159,16 @@ def act(
     env: Any,
     generator: torch.Generator | None = None,
     *,
+    obs: Tensor | None = None,
     cut: Tensor | None = None,
 ) -> Iterator[Acted]:
     """Step policy and env side by side from fresh episodes, without end; to be consumed under torch.inference_mode.
 
-    generator: draws actions from the policy; without one the most likely action is taken. cut: bool [B]; rows in which the
+    generator: draws actions from the policy; without one the most likely action is taken. obs: what a reset returned that was
+    made already. cut: bool [B]; rows in which the
     caller sets it begin a fresh episode after the step, and it is False again.
     """
-    obs = env.reset()
+    obs = env.reset() if obs is None else obs
     state = policy.core.initial_state(env.num_envs)
     is_init = torch.ones(env.num_envs, dtype=torch.bool, device=obs.device)
     while True:

@@ -37,12 +37,8 @@ def record_video(
     require(path.parent.is_dir(), f"{{video}} goes into a folder that exists, got {path}; make it first")
     if kind == ".mp4":
         require_package("moviepy", "video", "an MP4", ", or write a .gif")
-    env_id = run.config_values()["env"]
-    require(
-        env_id not in list_ids(),
-        f"{env_id} draws no pictures, so there is no {{video}} of it; `mru-rl inspect` draws what the memory held",
-    )
-    prepared = load_agent(run, 1, {**(env_kwargs or {}), "render_mode": "rgb_array"}, seed, checkpoint=checkpoint)
+    mode = {} if run.config_values()["env"] in list_ids() else {"render_mode": "rgb_array"}
+    prepared = load_agent(run, 1, {**(env_kwargs or {}), **mode}, seed, checkpoint=checkpoint)
     frames: list[np.ndarray] = []
     env = prepared.env
     with torch_settings(prepared.config.threads), env, torch.inference_mode():
@@ -50,7 +46,9 @@ def record_video(
             env.can_render,
             f"{env.id} draws no pictures, so there is no {{video}} of it; `mru-rl inspect` draws what the memory held",
         )
-        for acted in act(prepared.policy, prepared.head, env):
+        obs = env.reset()
+        frames.append(env.render())
+        for acted in act(prepared.policy, prepared.head, env, obs=obs):
             last = env.final_frame if acted.done else None  # a row that is done has begun again
             frames.append(env.render() if last is None else last)
             if acted.done or len(frames) == MOST_FRAMES:

@@ -54,8 +54,8 @@ class InspectArgs:
 
     Writes a PNG and prints the return, how often units wrote, the longest hold, and since when the units hold what the
     last step found in them. Actions are the most likely ones. --npz writes the same episode as arrays, for numpy.load:
-    inputs [T, D], channels [D], action, reward and value [T], layer_0.bmru.states and .writes [T, units] of each cell,
-    and about, a JSON object.
+    inputs [T, D], channels [D], frames [T, ...] of an image, action, reward and value [T], layer_0.bmru.states and
+    .writes [T, units] of each cell, and about, a JSON object.
     """
 
     run: tyro.conf.Positional[Path]

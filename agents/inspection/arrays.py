@@ -16,8 +16,10 @@ from mru_rl.agents.records.checkpoint import write_atomically
 def arrays(episode: Episode) -> dict[str, np.ndarray]:
     """Return all of an episode of T steps by name.
 
-    inputs               float32 [T, D], what the agent saw
+    inputs               float32 [T, D], what the agent saw but for images
     channels             str [D], the names of the columns of inputs
+    frames               [T, *shape], an image that it saw, as its space has it: uint8, or floats; frames.NAME where the
+                         obs has parts with names
     action               [T] or [T, n], as the env takes it: int64, float32 or bool
     reward, value        float32 [T]; value: the discounted return that the agent expected
     LAYER.CELL.states    float32 [T, units], what a cell held after each step, as in `layer_0.bmru.states`
@@ -44,6 +46,8 @@ def arrays(episode: Episode) -> dict[str, np.ndarray]:
         "value": episode.value,
         "about": np.array(json.dumps(about)),
     }
+    for film in episode.films:
+        found[f"frames.{film.name}" if film.name else "frames"] = film.frames
     for memory in episode.memory:
         found[f"{memory.layer}.{memory.cell}.states"] = memory.states
         if memory.writes is not None:

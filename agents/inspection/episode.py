@@ -11,9 +11,11 @@ import torch
 from mru_rl.agents.console.errors import require
 from mru_rl.agents.console.progress import Progress
 from mru_rl.agents.evaluate import ROWS, act, load_agent
+from mru_rl.agents.inspection.film import Film, take_apart
 from mru_rl.agents.run import Run
-from mru_rl.envs import AgentInput
-from mru_rl.envs.encoding import Encoding
+
+CHUNK = 512
+"""images encoded together"""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ class CellMemory:
 class Episode:
     """T steps of one row of the env.
 
-    inputs             float32 [T, D], what the agent saw; `channels` names the D columns
+    inputs             float32 [T, D], what the agent saw but for images; `channels` names the D columns
+    films              the images that it saw
     action             [T] or [T, n], as the env takes it
     reward, value      float [T]; value: the discounted return that the agent expected
     finished           False if the episode was cut before its end
@@ -54,6 +57,7 @@ class Episode:
     number: int
     inputs: np.ndarray
     channels: list[str]
+    films: list[Film]
     action: np.ndarray
     reward: np.ndarray
     value: np.ndarray
@@ -110,9 +114,11 @@ def record_episode(
                 progress.show(len(rows))
             if finished or len(rows) == max_steps:
                 break
-        inputs, action, value, reward = (torch.stack(column) for column in zip(*rows, strict=True))
-        is_init = torch.zeros(1, len(rows), dtype=torch.bool, device=inputs.device)
-        trace = policy.core.trace(policy.encode(inputs[None]), policy.core.initial_state(1), is_init)
+        saw, action, value, reward = (torch.stack(column) for column in zip(*rows, strict=True))
+        inputs, channels, films = take_apart(env.rules, saw)
+        is_init = torch.zeros(1, len(rows), dtype=torch.bool, device=saw.device)
+        read = [policy.encode(some[None]) for some in saw.split(CHUNK if films else len(rows))]
+        trace = policy.core.trace(torch.cat(read, dim=1), policy.core.initial_state(1), is_init)
     memory = []
     for layer, cells in trace.items():
         for cell, found in cells.items():
@@ -128,7 +134,8 @@ def record_episode(
         trained_steps=trained_steps,
         number=number,
         inputs=_numpy(inputs),
-        channels=channel_names(env),
+        channels=channels,
+        films=films,
         action=_numpy(action),
         reward=_numpy(reward),
         value=_numpy(value),
@@ -136,18 +143,6 @@ def record_episode(
         finished=finished,
         success_return=env.success_return,
     )
-
-
-def channel_names(env: AgentInput) -> list[str]:
-    """Return a name for each column of what an agent sees."""
-    names = [f"obs {i}" for i in range(env.env.obs_size)]
-    if env.previous_action:
-        names += [f"last action {i}" for i in range(Encoding(env.action_space, device=env.device).size)]
-    if env.start_flag:
-        names += ["going on", "start"]
-    if env.previous_reward:
-        names += ["last reward"]
-    return names
 
 
 def _numpy(tensor: torch.Tensor) -> np.ndarray:

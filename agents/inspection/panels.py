@@ -14,6 +14,8 @@ from mru_rl.agents.inspection.episode import CellMemory
 from mru_rl.agents.inspection.memory_image import HELD, WRITTEN, activity, memory_image, scaled, unit_order
 
 DPI = 130
+WIDE, MARGIN = 8.7, 0.006
+"""width of a panel, in inches, and room before the first step and behind the last, as a fraction of all"""
 LABELED, ROWS = 24, 64
 """rows of an image of channels: at most so many are all labeled; more channels than ROWS share rows"""
 LINES = 4

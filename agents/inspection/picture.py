@@ -11,10 +11,13 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from mru_rl.agents.inspection.bins import Bins
 from mru_rl.agents.inspection.episode import Episode
+from mru_rl.agents.inspection.filmstrip import filmstrip_panel
 from mru_rl.agents.inspection.panels import (
     DPI,
     INK,
     LABELED,
+    MARGIN,
+    WIDE,
     Panel,
     actions_panel,
     channels_panel,
@@ -75,7 +78,10 @@ def caption(columns: Bins, marked: bool) -> str:
 
 
 def _input_panels(episode: Episode, columns: Bins) -> list[Panel]:
-    """Return one panel of all channels, or several if they are too many to label: obs, last action, start and last reward."""
+    """Return one panel of all channels, or several if they are too many to label: obs, last action, start and last reward.
+
+    Before them a strip for each image.
+    """
     families: dict[str, list[int]] = {"obs": [], "last action": [], "other": []}
     for i, name in enumerate(episode.channels):
         if name != "going on":  # all that start does not say
@@ -86,16 +92,17 @@ def _input_panels(episode: Episode, columns: Bins) -> list[Panel]:
             groups[-1] += family
         else:
             groups.append(family)
-    titles = ["what the agent saw", *["what it saw besides"] * len(groups)]
-    return [
+    titles = ["what the agent saw", *["what it saw besides"] * (len(episode.films) + len(groups))]
+    strips = [filmstrip_panel(title, film) for title, film in zip(titles, episode.films, strict=False)]
+    return strips + [
         channels_panel(title, episode.inputs[:, group], [episode.channels[i] for i in group], columns)
-        for title, group in zip(titles, groups, strict=False)
+        for title, group in zip(titles[len(strips) :], groups, strict=False)
     ]
 
 
 def _figure(heights: list[float], title: list[str]) -> tuple[Figure, list[tuple[Any, Any]]]:
     """Panels below each other, each with a narrow one at its side; all sizes in inches, so that a pixel is a pixel."""
-    above, below, width, left, main, gap, side = 0.27, 0.16, 11.0, 0.95, 8.7, 0.35, 0.85
+    above, below, width, left, main, gap, side = 0.27, 0.16, 11.0, 0.95, WIDE, 0.35, 0.85
     top = 0.1 + 0.2 * len(title)
     height = top + sum(heights) + len(heights) * (above + below) + 0.5
     figure, y = Figure(figsize=(width, height)), height - top
@@ -111,7 +118,7 @@ def _figure(heights: list[float], title: list[str]) -> tuple[Figure, list[tuple[
 
 
 def _step_axes(axes: list[Any], episode: Episode) -> None:
-    margin = 0.006 * episode.steps  # room for the marks of the first step and the last
+    margin = MARGIN * episode.steps  # room for the marks of the first step and the last
     for axis in axes:
         axis.set_xlim(-0.5 - margin, episode.steps - 0.5 + margin)
         axis.xaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1))

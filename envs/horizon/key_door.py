@@ -9,7 +9,8 @@ from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from torch import Tensor
 
 from mru_rl.envs.base import check_count
-from mru_rl.envs.horizon.options import check_number
+from mru_rl.envs.horizon.options import check_flag, check_number
+from mru_rl.envs.horizon.pixels import key_door_pictures
 from mru_rl.envs.horizon.scripted import Lead, Scene, ScriptedEnv
 
 
@@ -17,13 +18,15 @@ class KeyDoor(ScriptedEnv):
     """Walk a corridor past things of all colors; the door at its end opens to the color of the one key among them.
 
     obs         float32 [B, colors + 3]: color of the thing on show, one-hot, 0 where there is none; 1 for a thing
-                that is no key; 1 for the key; 1 at the door
+                that is no key; 1 for the key; 1 at the door. With pixels uint8 [B, 1728], a picture 3 x 24 x 24 of the
+                same: a corridor and in it a ball, a key or a door
     action      int64 [B], a color; counts at the door only
     reward      at the door +1 for the color of the key, -1 for another; 0 before
     horizon     length + 1 steps, then terminated; never truncated. The door is at step `length`; `final_obs` is blank
     reset       color of the key uniform; it lies at a step uniform in the first half of the corridor, from 0 to
                 (length + 1) // 2 - 1. At every other step there is a thing with probability `things`, of any color
-    options     length (>= 1, default 100), colors (>= 2, default 4; colours is the same), things (0 to 1, default 0.5)
+    options     length (>= 1, default 100), colors (>= 2, default 4; colours is the same), things (0 to 1, default 0.5),
+                pixels (True or False, default False; at most 64 colors)
     markov      int64 [B, 2]: color of the key; 1 at the door
     baselines   perfect 1. Without memory 2 / colors - 1. Success is a return of at least 0.5, that is: the right color
     source      this project, after the key-to-door tasks of Hung et al. 2019, arXiv:1810.06721, known from others'
@@ -37,7 +40,14 @@ class KeyDoor(ScriptedEnv):
     color: Tensor
 
     def __init__(
-        self, *, length: int = 100, colors: int = 4, things: float = 0.5, colours: int | None = None, **common: Any
+        self,
+        *,
+        length: int = 100,
+        colors: int = 4,
+        things: float = 0.5,
+        colours: int | None = None,
+        pixels: bool = False,
+        **common: Any,
     ) -> None:
         self.length = check_count(length, name="KeyDoor's option length", least=1)
         colors = colors if colours is None else colours  # the older name
@@ -60,6 +70,8 @@ class KeyDoor(ScriptedEnv):
         self.register_state("key_at", torch.zeros(self.num_envs, dtype=torch.int64, device=self.device))
         self.register_moving("thing", torch.zeros(self.num_envs, dtype=torch.bool, device=self.device))
         self.register_moving("color", torch.zeros(self.num_envs, dtype=torch.int64, device=self.device))
+        if check_flag(pixels, name="KeyDoor's option pixels"):
+            self.show_pictures(key_door_pictures(self.colors, self.device))
 
     def _reset(self, mask: Tensor) -> None:
         rows = mask.nonzero().squeeze(1)

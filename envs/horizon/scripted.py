@@ -6,9 +6,12 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from mru_rl.envs.encoding import Encoding
+from mru_rl.envs.horizon.pixels import IMAGE, Draw, enlarged
 from mru_rl.envs.open_loop import OpenLoopEnv
 
 Scene = dict[str, Tensor]
@@ -29,6 +32,8 @@ class ScriptedEnv(OpenLoopEnv):
     for one step and one call for n steps draw the same.
     """
 
+    _draw_frames: Draw | None = None
+
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)
         self._now: Scene = {}
@@ -40,6 +45,13 @@ class ScriptedEnv(OpenLoopEnv):
         self._now[name] = tensor
         self.register_state(name, tensor)
 
+    def show_pictures(self, draw: Draw) -> None:
+        """Show pictures of what `_frames` returns from now on. Call in the constructor."""
+        self._draw_frames, self.can_render = draw, True
+        self.options = {**self.options, "pixels": True}
+        self.observation_space = IMAGE
+        self._encoding = Encoding(IMAGE, device=self.device)
+
     def set_pay(self, right: float, wrong: float) -> None:
         """Set what a right and a wrong answer earn."""
         self.right, self.wrong = torch.tensor(right, device=self.device), torch.tensor(wrong, device=self.device)
@@ -50,7 +62,7 @@ class ScriptedEnv(OpenLoopEnv):
 
     @abstractmethod
     def _frames(self, scene: Scene) -> Tensor:
-        """Return what is shown, [..., B, columns], as a new tensor."""
+        """Return what is shown, [..., B, columns], as a new tensor; where there are pictures, what those are of."""
 
     @abstractmethod
     def _answers(self, scene: Scene) -> Tensor:
@@ -73,11 +85,22 @@ class ScriptedEnv(OpenLoopEnv):
         """Return what perfect memory would answer now, an action per row."""
         return self._answers(self._now).clone()
 
+    def numbers(self) -> Tensor:
+        """Return what every row shows now as numbers, [B, columns], also where it shows a picture of them."""
+        return self._frames(self._now)
+
+    def render(self) -> np.ndarray:
+        if self._draw_frames is None:
+            return super().render()
+        return enlarged(self._draw_frames(self.numbers()[0]))
+
     def _step(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         reward = self._paid(self._now, self._answers(self._now), action)
         for name, value in self._ahead(()).items():
             self._now[name].copy_(value)
         terminated = self.position == self.horizon
+        if self.can_render:
+            self.final_frame = self.render() if terminated[0] else None
         return reward, terminated, torch.zeros_like(terminated)
 
     def _unroll(self, start: int, steps: int) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
@@ -86,6 +109,7 @@ class ScriptedEnv(OpenLoopEnv):
         shown, asked, answers = self._shown(scene), self._asked(scene), self._answers(scene).clone()
         for name, value in ahead.items():
             self._now[name].copy_(value[-1])
+        self.final_frame = None
 
         def pay(action: Tensor) -> Tensor:
             return self._paid(scene, answers, action.transpose(0, 1)).transpose(0, 1)
@@ -94,13 +118,17 @@ class ScriptedEnv(OpenLoopEnv):
 
     def _shown(self, scene: Scene) -> Tensor:
         if self._shown_state == "none":
-            return self._frames(scene)
+            return self._seen(scene)
         if self._shown_state == "only":
             return self._hidden(scene).clone()
-        return self._append(self._frames(scene), self._hidden(scene))
+        return self._append(self._seen(scene), self._hidden(scene))
+
+    def _seen(self, scene: Scene) -> Tensor:
+        frames = self._frames(scene)
+        return frames if self._draw_frames is None else self._draw_frames(frames)
 
     def _observe(self) -> Tensor:
-        return self._frames(self._now)
+        return self._seen(self._now)
 
     def _markov(self) -> Tensor:
         return self._hidden(self._now).clone()

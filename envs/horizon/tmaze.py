@@ -10,7 +10,8 @@ from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
 from mru_rl.envs.base import check_count
-from mru_rl.envs.horizon.options import check_choice, check_noise
+from mru_rl.envs.horizon.options import check_choice, check_flag, check_noise
+from mru_rl.envs.horizon.pixels import tmaze_pictures
 from mru_rl.envs.horizon.scripted import Lead, Scene, ScriptedEnv, spread
 from mru_rl.envs.horizon.tmaze_rewards import FORWARD, VARIANTS, rewards_of
 
@@ -19,7 +20,9 @@ class TMaze(ScriptedEnv):
     """Walk a corridor whatever you do, then turn the way the cue pointed at the very start.
 
     obs         float32 [B, 4]: cue up, cue down, junction, noise. One of the cues is 1 at step 0 only; junction is 1
-                at step `length` only; noise is uniform in [-noise, noise], drawn anew at every step
+                at step `length` only; noise is uniform in [-noise, noise], drawn anew at every step. With pixels uint8
+                [B, 1728], a picture 3 x 24 x 24 of the same: a corridor with an arrow on its wall, or the junction, and
+                the noise as a strip of static, in 256 levels
     action      int64 [B], 0 up, 1 down; counts at the junction only. With rewards other than "turn" also 2 forward,
                 and every action counts
     reward      0 in the corridor; at the junction +1 for the side of the cue, -1 for the other. rewards="bakker": 4
@@ -29,7 +32,7 @@ class TMaze(ScriptedEnv):
     horizon     length + 1 steps, then terminated; never truncated. `final_obs` shows nothing but noise
     reset       the side of the cue is a fair coin per env
     options     length (>= 1, default 100), noise (>= 0, default 1.0; 0 switches the channel off), rewards ("turn",
-                "bakker" or "memory-rl", default "turn")
+                "bakker" or "memory-rl", default "turn"), pixels (True or False, default False)
     baselines   perfect: 1, 4, 1. Without memory: 0, 1.95, 0.5, half of right plus wrong. Success is a return of at
                 least 0.5, that is: the right turn; with the other rewards the same half, 1.95 and 0.5: the right turn
                 after few others
@@ -41,7 +44,9 @@ class TMaze(ScriptedEnv):
     cue: Tensor
     noise: Tensor
 
-    def __init__(self, *, length: int = 100, noise: float = 1.0, rewards: str = "turn", **common: Any) -> None:
+    def __init__(
+        self, *, length: int = 100, noise: float = 1.0, rewards: str = "turn", pixels: bool = False, **common: Any
+    ) -> None:
         self.length = check_count(length, name="TMaze's option length", least=1)
         self.noise_width = check_noise(noise, task="TMaze")
         self.variant = check_choice(rewards, name="TMaze's option rewards", choices=VARIANTS)
@@ -59,6 +64,8 @@ class TMaze(ScriptedEnv):
         self.success_return = 0.5 if self.variant == "turn" else self.rewards.guessing
         self.register_state("cue", torch.zeros(self.num_envs, dtype=torch.int64, device=self.device))
         self.register_moving("noise", torch.zeros(self.num_envs, device=self.device))
+        if check_flag(pixels, name="TMaze's option pixels"):
+            self.show_pictures(tmaze_pictures(self.noise_width, self.device))
 
     def _reset(self, mask: Tensor) -> None:
         rows = mask.nonzero().squeeze(1)

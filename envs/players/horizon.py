@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mru_rl.envs.horizon.tmaze_rewards import FORWARD, UP
 from mru_rl.envs.players.base import Act, Player
@@ -18,12 +19,12 @@ def perfect_memory(env: Any, generator: torch.Generator) -> Act:
 def walk_and_guess(env: Any, generator: torch.Generator) -> Act:
     """T-mazes: on to the junction, then up."""
     on = FORWARD if env.action_space.n > FORWARD else UP
-    return lambda obs: torch.where(obs[:, 2] == 1, UP, on)
+    return lambda obs: torch.where(_numbers(env, obs)[:, 2] == 1, UP, on)
 
 
 def name_the_symbol_on_show(env: Any, generator: torch.Generator) -> Act:
     """RecallFirst: right where the cue is on, as good as anything elsewhere."""
-    return lambda obs: obs[:, : env.symbols].argmax(1)
+    return lambda obs: _numbers(env, obs)[:, : env.symbols].argmax(1)
 
 
 def any_answer(env: Any, generator: torch.Generator) -> Act:
@@ -39,6 +40,11 @@ def likeliest_count(env: Any, generator: torch.Generator) -> Act:
 def pulses_only(env: Any, generator: torch.Generator) -> Act:
     """FlipFlop: the pulses at this step are known, 0 for the bits without one."""
     return lambda obs: (obs[:, : env.bits] > 0).long()
+
+
+def _numbers(env: Any, obs: Tensor) -> Tensor:
+    """What an obs that may be a picture shows."""
+    return env.numbers() if obs.dtype == torch.uint8 else obs
 
 
 WITHOUT_MEMORY: dict[str, Player] = {

@@ -105,20 +105,25 @@ class GymnasiumSingleEnv(gymnasium.Env):
 
     Its episodes are those of make(env_id, 1, seed=seed, **options): when one has ended, the next reset hands out the
     episode that the batched env has begun already. reset(seed=s) starts all randomness again from s; a reset in the
-    middle of an episode draws a new one. Without any seed, gymnasium's own random one is used.
+    middle of an episode draws a new one. Without any seed, gymnasium's own random one is used. render_mode="rgb_array" is
+    for envs that render, such as those with pixels=True.
     """
 
-    metadata = {"render_modes": []}  # noqa: RUF012 (gymnasium's own form)
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012 (gymnasium's own form)
 
     def __init__(self, env_id: str, *, seed: int | None = None, render_mode: str | None = None, **options: Any) -> None:
-        if render_mode is not None:
-            raise TypeError(f"{env_id} draws no pictures, got render_mode={render_mode!r}; leave it out")
         # stable-baselines3 tries pictures on every id, torchrl's GymEnv frameskip: both leave it out after this very error
         if "frameskip" in options:
             raise TypeError(
                 f"{env_id} got an unexpected keyword argument 'frameskip'; it shows every step: leave it out"
             )
         self.env = make(env_id, 1, seed=0 if seed is None else seed, **options)
+        if not self.env.can_render:
+            self.metadata = {"render_modes": []}
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            draws = "pictures as rgb_array alone" if self.env.can_render else "no pictures"
+            raise TypeError(f"{env_id} draws {draws}, got render_mode={render_mode!r}; leave it out")
+        self.render_mode = render_mode
         self.observation_space, self.action_space = self.env.observation_space, self.env.action_space
         self.horizon, self.success_return = self.env.horizon, self.env.success_return
         self._seeded = seed is not None
@@ -146,6 +151,13 @@ class GymnasiumSingleEnv(gymnasium.Env):
         if ended or cut:
             self._next_obs = obs
         return to_native(self.observation_space, final_obs[0]), float(reward), ended, cut, {}
+
+    def render(self) -> np.ndarray | None:
+        """Return a picture, uint8 [height, width, 3]; None without a render_mode."""
+        if self.render_mode is None:
+            return None
+        last = None if self._next_obs is None else self.env.final_frame  # the batched env has begun again
+        return self.env.render() if last is None else last
 
     def close(self) -> None:
         self.env.close()

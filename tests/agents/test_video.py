@@ -46,15 +46,32 @@ def run(tmp_path):
     del gymnasium.registry["mru_rl-tests/Film-v0"]
 
 
-def test_an_episode_is_filmed_to_its_last_picture(run, tmp_path):
-    assert record_video(run("mru_rl-tests/Film-v0"), tmp_path / "episode.gif", seed=3) == 6
+def test_an_episode_is_filmed_from_its_first_picture_to_its_last(run, tmp_path):
+    assert record_video(run("mru_rl-tests/Film-v0"), tmp_path / "episode.gif", seed=3) == 7
     seen = []
     with Image.open(tmp_path / "episode.gif") as picture:
-        assert (picture.n_frames, picture.size) == (6, (12, 8))
-        for frame in range(6):
+        assert (picture.n_frames, picture.size) == (7, (12, 8))
+        for frame in range(7):
             picture.seek(frame)
             seen.append(picture.convert("RGB").getpixel((3, 3))[0])
-    assert seen == pytest.approx([40, 80, 120, 160, 200, 240], abs=8)
+    assert seen == pytest.approx([0, 40, 80, 120, 160, 200, 240], abs=8)
+
+
+def test_a_task_of_pixels_is_filmed_without_being_told_to_draw(tmp_path):
+    config = PPOConfig(
+        env="mru_rl/KeyDoor-v0",
+        env_kwargs={"length": 5, "pixels": True},
+        steps=64,
+        num_envs=2,
+        segment=16,
+        hidden_size=8,
+        tensorboard=False,
+        run_dir=tmp_path / "run",
+    )
+    frames = record_video(train(config, progress=False), tmp_path / "episode.gif", seed=3)
+    with Image.open(tmp_path / "episode.gif") as picture:
+        assert picture.size == (192, 192)
+        assert 2 <= picture.n_frames <= frames == 7  # Pillow joins frames that are equal
 
 
 def test_what_cannot_be_filmed_is_one_line(run, tmp_path):

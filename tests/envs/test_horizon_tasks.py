@@ -257,6 +257,19 @@ def test_event_count_without_memory_tends_to_guessing_in_long_episodes():
             ValueError,
             r"EventCount's option gap must be a number from 1 to 131072, got 0\.5",
         ),
+        ("TMaze", {"pixels": 1}, TypeError, "TMaze's option pixels must be True or False, got 1"),
+        (
+            "KeyDoor",
+            {"colors": 65, "pixels": True},
+            ValueError,
+            "KeyDoor's option colors is at most 64 with pixels=True, .* got 65; take fewer, or pixels=False",
+        ),
+        (
+            "Contamination",
+            {"symbols": 99, "pixels": True},
+            ValueError,
+            "Contamination's option symbols is at most 64 with pixels=True, .* got 99",
+        ),
         ("EventCount", {"modulus": True}, TypeError, "EventCount's option modulus must be a whole number, got True"),
     ],
 )

@@ -78,7 +78,11 @@ def test_backend_chooses_between_port_and_original():
         ("CartPole-v1", {"backend": "batched"}, "has no batched port; use backend='auto', or one of: popgym-"),
         ("mru_rl/TMaze-v0", {"backend": "upstream"}, "mru_rl/TMaze-v0 has no upstream"),
         ("mru_rl/TMaze-v0", {"backend": "fast"}, "backend must be one of auto, batched, upstream, got 'fast'"),
-        ("mru_rl/TMaze-v0", {"lenght": 5}, "TMaze-v0 has no option 'lenght'; it has length, noise, rewards, flatten"),
+        (
+            "mru_rl/TMaze-v0",
+            {"lenght": 5},
+            "TMaze-v0 has no option 'lenght'; it has length, noise, rewards, pixels, flatten",
+        ),
         ("popgym-RepeatFirstEasy-v0", {"num_decks": 2}, "has no option 'num_decks'; it has flatten, previous_action"),
         (
             "CartPole-v1",

@@ -14,9 +14,11 @@ from matplotlib.transforms import Bbox
 
 from mru_rl.agents.inspection.bins import Bins
 from mru_rl.agents.inspection.episode import CellMemory, Episode, record_episode
+from mru_rl.agents.inspection.film import Film
 from mru_rl.agents.inspection.inspect_run import inspect_run
 from mru_rl.agents.inspection.memory_image import HELD, WRITTEN, memory_image, unit_order
 from mru_rl.agents.inspection.picture import draw, picture
+from mru_rl.agents.nets.images import image_shape
 
 SEED = 5
 TMAZE = {"env": "mru_rl/TMaze-v0", "env_kwargs": {"length": 30}}
@@ -60,6 +62,7 @@ def made(memory: list[CellMemory], **changes) -> Episode:
         "number": 0,
         "inputs": nothing[:, None],
         "channels": ["obs 0"],
+        "films": [],
         "action": nothing.astype(int),
         "reward": nothing,
         "value": nothing,
@@ -141,6 +144,34 @@ def test_of_980_channels_each_input_shows_in_a_panel_of_a_few_inches():
     assert {(int(y), int(x)) for x, y in marks.get_xydata()} == set(zip(channel // 16, at, strict=True))
     besides = panel(figure, "what it saw besides")
     assert [label.get_text() for label in besides.get_yticklabels()] == ["last action 0", "last action 1", "start"]
+
+
+@pytest.mark.parametrize("steps", [1, 5, 100, 10_000])
+@pytest.mark.parametrize("shape", [(3, 24, 24), (64, 96, 3), (4, 42, 42), (40, 8), (8, 60)], ids=str)
+def test_an_image_is_a_strip_of_frames_each_with_its_step(steps, shape):
+    frames = np.random.default_rng(0).integers(0, 256, (steps, *shape), dtype=np.uint8)
+    film = Film("", frames, image_shape(gymnasium.spaces.Box(0, 255, shape, np.uint8)))
+    start = np.zeros((steps, 2), np.float32)
+    start[0, 1] = 1
+    memory = [random_memory(steps, 4, 0.1)]
+    figure = picture(made(memory, films=[film], inputs=start, channels=["going on", "start"]))
+    assert_readable(figure)
+    seen = panel(figure, "what the agent saw, an image of")
+    assert seen.bbox.height / figure.dpi < 2
+    shown = [int(text.get_text().replace(",", "")) for text in seen.texts]
+    assert shown == sorted(shown)
+    assert {0, steps - 1} <= set(shown)
+    assert (f"{len(shown)} of {steps:,} frames" in seen.get_title("left")) == (len(shown) < steps)
+    for image, step in zip(seen.images, shown, strict=True):
+        assert np.array_equal(image.get_array(), film.rgb(np.array([step]))[0])
+    edges = np.array([image.get_extent()[:2] for image in seen.images])
+    assert (edges[1:, 0] > edges[:-1, 1]).all(), "side by side"
+    assert edges.min() >= 0
+    assert edges.max() <= 1 + 1e-9
+    for line, step in zip(seen.lines, shown, strict=True):
+        at = seen.transAxes.transform((line.get_xdata()[0], 0))[0]
+        assert at == pytest.approx(seen.transData.transform((step, 0))[0], abs=0.5), "the line ends at its step"
+    assert [label.get_text() for label in panel(figure, "what it saw besides").get_yticklabels()] == ["start"]
 
 
 def test_a_small_reward_and_a_large_value_both_fill_their_panels(trained):

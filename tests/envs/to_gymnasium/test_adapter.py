@@ -231,9 +231,34 @@ def test_wrong_actions_are_refused(action, error, message):
         vector.step(action)
 
 
-def test_pictures_are_refused():
+def test_a_single_env_of_pixels_renders_also_the_last_picture_of_an_episode():
+    env = gymnasium.make("mru_rl/TMaze-v0", length=2, pixels=True, render_mode="rgb_array")
+    obs, _ = env.reset(seed=0)
+    for _ in range(3):
+        assert (obs.shape, obs.dtype, env.observation_space.contains(obs)) == ((3, 24, 24), np.uint8, True)
+        frame = env.render()
+        assert (frame.shape, frame.dtype) == ((192, 192, 3), np.uint8)
+        assert np.array_equal(frame[::8, ::8], obs.transpose(1, 2, 0))
+        obs, _, terminated, _, _ = env.step(0)
+    assert terminated
+    assert np.array_equal(env.render()[::8, ::8], obs.transpose(1, 2, 0))
+    first, _ = env.reset()
+    assert np.array_equal(env.render()[::8, ::8], first.transpose(1, 2, 0))
+    assert not np.array_equal(first, obs)
+    assert gymnasium.make("mru_rl/TMaze-v0", pixels=True).unwrapped.render() is None
+
+
+@pytest.mark.parametrize("task", ["TMaze", "KeyDoor", "RecallFirst", "Contamination"])
+def test_an_env_of_pixels_passes_gymnasiums_checker(task):
+    check_env(gymnasium.make(f"mru_rl/{task}-v0", length=4, pixels=True).unwrapped)
+    check_env(gymnasium.make(f"mru_rl/{task}-v0", length=4, pixels=True, render_mode="rgb_array").unwrapped)
+
+
+def test_pictures_are_refused_where_there_are_none():
+    with pytest.raises(TypeError, match="draws no pictures, got render_mode='rgb_array'; leave it out"):
+        gymnasium.make("mru_rl/TMaze-v0", render_mode="rgb_array")
     with (
         pytest.warns(UserWarning, match="render_mode"),
-        pytest.raises(TypeError, match="draws no pictures, got render_mode='human'; leave it out"),
+        pytest.raises(TypeError, match="draws pictures as rgb_array alone, got render_mode='ansi'; leave it out"),
     ):
-        gymnasium.make("mru_rl/TMaze-v0", render_mode="human")
+        gymnasium.make("mru_rl/TMaze-v0", pixels=True, render_mode="ansi")
