@@ -130,9 +130,8 @@ class AgentInput(BatchedEnv):
         """Return what an agent chooses an action on. Raises ValueError where a mask leaves it none."""
         if self.rules.mask:
             floats, rest = self.rules.split(x)
-            parts = [
-                (rest if part.kind == "bytes" else floats)[..., part.start : part.stop] for part in self.rules.mask
-            ]
+            sides = {"bytes": floats if rest is None else rest}
+            parts = [sides.get(part.kind, floats)[..., part.start : part.stop] for part in self.rules.mask]
             choice = torch.cat([part != 0 for part in parts], dim=-1).any(-1)
             if not choice.all():
                 raise ValueError(

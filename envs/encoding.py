@@ -134,7 +134,8 @@ class Encoding:
             column += leaf.columns
         self.size = size
         if self.packed:
-            self.dtype, self.shape = torch.uint8, (_FLOAT_BYTES * self.raw_floats + self.bytes,)
+            self.dtype = torch.uint8
+            self.shape: tuple[int, ...] = (_FLOAT_BYTES * self.raw_floats + self.bytes,)
         else:
             self.dtype = torch.int64 if all(leaf.counts for leaf in found) else torch.float32
             self.shape = () if isinstance(space, spaces.Discrete) else (self.raw_floats,)

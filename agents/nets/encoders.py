@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mru_rl.agents.console.errors import require
 from mru_rl.agents.nets.images import ImageEncoder, IndexEncoder, TextEncoder, is_picture
 from mru_rl.agents.nets.running_norm import RunningNorm, is_usual
+from mru_rl.envs.actions import choices
 from mru_rl.envs.encoding import Encoding, Part, unpack
 from mru_rl.envs.from_gymnasium.named import import_named
 from mru_rl.envs.input_rules import InputRules
@@ -290,7 +291,7 @@ def _checked(module: Any, kind: str) -> nn.Module:
 def _module(part: Part, kind: str) -> nn.Module | None:
     """The module that encodes a part, None for numbers."""
     images = kind if kind in BUILT_IN else "auto"
-    if part.kind in ("numbers", "bytes") and is_picture(part.space):
+    if part.kind in ("numbers", "bytes") and isinstance(part.space, spaces.Box) and is_picture(part.space):
         return ImageEncoder(part.space, images)
     if isinstance(part.space, spaces.Text):
         return TextEncoder(part.space)
@@ -320,8 +321,8 @@ def _as_leaf(part: Part, floats: Tensor, bytes: Tensor | None) -> Tensor:
     if isinstance(part.space, (spaces.Text, spaces.MultiBinary)) or part.kind == "index":
         taken = taken.long()
     elif part.kind == "one-hot":
-        counts = [part.space.n] if isinstance(part.space, spaces.Discrete) else part.space.nvec.flatten().tolist()
-        taken = torch.stack([column.argmax(-1) for column in taken.split([int(n) for n in counts], dim=-1)], dim=-1)
+        counts = choices(part.space).flatten().tolist()
+        taken = torch.stack([column.argmax(-1) for column in taken.split(counts, dim=-1)], dim=-1)
     if isinstance(part.space, spaces.Discrete):
         return taken.squeeze(-1)
     return taken.reshape(-1, *(part.space.shape if part.space.shape else taken.shape[1:]))

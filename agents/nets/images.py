@@ -76,7 +76,7 @@ def image_shape(space: spaces.Box) -> ImageShape:
             "[height, width, channels] with one to four channels, or as floats in a Box of one dimension"
         )
     if last:
-        return ImageShape(frames, *shape, channels_last=True)
+        return ImageShape(frames, shape[0], shape[1], shape[2], channels_last=True)
     return ImageShape(frames, shape[1], shape[2], shape[0], channels_last=False)
 
 

@@ -67,7 +67,7 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     with _replacing(path) as file:
         file.write(_header(hashlib.sha256()))  # as long as the one that is known at the end
         body = _Body(file)
-        torch.save(content, body)
+        torch.save(content, body)  # type: ignore[arg-type]  # write and flush are all it asks for
         if body.error is not None:
             raise body.error
         file.seek(0)

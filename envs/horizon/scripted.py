@@ -85,14 +85,14 @@ class ScriptedEnv(OpenLoopEnv):
         """Return what perfect memory would answer now, an action per row."""
         return self._answers(self._now).clone()
 
-    def numbers(self) -> Tensor:
+    def shown_numbers(self) -> Tensor:
         """Return what every row shows now as numbers, [B, columns], also where it shows a picture of them."""
         return self._frames(self._now)
 
     def render(self) -> np.ndarray:
         if self._draw_frames is None:
             return super().render()
-        return enlarged(self._draw_frames(self.numbers()[0]))
+        return enlarged(self._draw_frames(self.shown_numbers()[0]))
 
     def _step(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         reward = self._paid(self._now, self._answers(self._now), action)

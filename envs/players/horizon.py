@@ -44,7 +44,7 @@ def pulses_only(env: Any, generator: torch.Generator) -> Act:
 
 def _numbers(env: Any, obs: Tensor) -> Tensor:
     """What an obs that may be a picture shows."""
-    return env.numbers() if obs.dtype == torch.uint8 else obs
+    return env.shown_numbers() if obs.dtype == torch.uint8 else obs
 
 
 WITHOUT_MEMORY: dict[str, Player] = {

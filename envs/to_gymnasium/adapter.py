@@ -177,6 +177,7 @@ def to_native(space: spaces.Space, obs: Tensor) -> Any:
         return _unflatten(space, _Columns(flat, flat[..., :0]))
     encoding = Encoding(space, device=obs.device)
     floats, rest = encoding.split(obs.detach())
+    assert rest is not None
     return _unflatten(space, _Columns(floats.cpu().numpy(), rest.cpu().numpy()))
 
 

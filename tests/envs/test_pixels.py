@@ -61,7 +61,7 @@ def test_an_episode_of_pictures_is_that_of_the_numbers_with_the_same_seed_and_ac
     obs, picture = numbers.reset(), pictures.reset()
     for _ in range(20):
         assert (picture.dtype, picture.shape) == (torch.uint8, (7, 1728))
-        assert torch.equal(pictures.numbers(), obs)
+        assert torch.equal(pictures.shown_numbers(), obs)
         action = random_action(numbers)
         obs, *paid_and_ended, _ = numbers.step(action)
         picture, *found, final = pictures.step(action)
