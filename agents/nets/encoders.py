@@ -54,6 +54,10 @@ class InputEncoder(nn.Module):
             else:
                 self._pieces.append(part)
                 modules.append(made)
+        require(
+            kind == "auto" or own is not None or any(isinstance(module, ImageEncoder) for module in modules),
+            f"{{encoder}} {kind} is a net for images, and the observation holds none, {self._space}; leave it out",
+        )
         self.pieces = nn.ModuleList(modules)
         size = sum(part.stop - part.start for part in self._numbers)
         self._whole = size == self._floats and all(part.kind != "bytes" for part in self._numbers)

@@ -228,6 +228,12 @@ def test_an_encoder_that_there_is_not_is_refused_in_one_line(kind, words):
     assert "\n" not in str(stop.value)
 
 
+def test_a_net_for_images_is_refused_where_there_are_none():
+    rules, _ = inputs(spaces.Box(-1, 1, (2,)))
+    with pytest.raises(ValueError, match=r"encoder impala is a net for images, and the observation holds none, Box"):
+        InputEncoder(rules, "impala")
+
+
 def test_agents_do_not_share_an_encoder_that_a_factory_gives_twice():
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2, 3))
     register_encoder("one-for-all", lambda space: net)
