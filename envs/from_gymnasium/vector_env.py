@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mru_rl.envs.actions import action_layout
 from mru_rl.envs.base import BatchedEnv, Step, check_count, derive_seeds
-from mru_rl.envs.columns import described, from_zero, to_array, with_texts
+from mru_rl.envs.columns import described, from_zero, shown_space, to_array
 from mru_rl.envs.from_gymnasium.named import WORKER_OPTIONS
 from mru_rl.envs.from_gymnasium.rows import MISSING, EnvError, MissingPackage, missing_package, name_of
 from mru_rl.envs.from_gymnasium.said import adopt, info_of_row, said_at_end
@@ -70,7 +70,7 @@ class VectorEnvAsBatched(BatchedEnv):
         spec, inner = env.spec, _first_env(env)
         if id is None:
             id = spec.id if spec else type(env.unwrapped).__name__ if inner is None else name_of(inner)
-        self._native_observation_space = with_texts(env.single_observation_space)
+        self._native_observation_space = shown_space(env.single_observation_space, env.single_action_space)
         self._native_action_space = env.single_action_space
         action_layout(env.single_action_space)
         super().__init__(

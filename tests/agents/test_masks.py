@@ -1,5 +1,7 @@
 """Actions that an env's mask leaves out are never taken, and learning knows it."""
 
+from collections import OrderedDict
+
 import gymnasium
 import numpy as np
 import pytest
@@ -188,3 +190,34 @@ def test_an_agent_takes_a_mask_beside_what_the_env_shows(tmp_path):
         start = False
     with pytest.raises(ValueError, match="one obs or a batch of Dict"):
         agent.act(obs, state)
+
+
+class Unsorted(gymnasium.Env):
+    """A Dict of actions in an order of its own, and masks for them by name, which gymnasium sorts."""
+
+    action_space = spaces.Dict(OrderedDict(move=spaces.Discrete(3), arm=spaces.Discrete(3)))
+    masks = {"arm": np.array([0, 0, 1], np.int8), "move": np.array([1, 0, 0], np.int8)}
+    observation_space = spaces.Dict(
+        {"action_mask": spaces.Dict({name: spaces.MultiBinary(3) for name in masks}), "seen": spaces.Box(-1, 1, (1,))}
+    )
+
+    def _obs(self):
+        return {"action_mask": self.masks, "seen": np.zeros(1, np.float32)}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self._obs(), {}
+
+    def step(self, action):
+        assert (action["move"], action["arm"]) == (0, 2)
+        return self._obs(), 1.0, True, False, {}
+
+
+def test_masks_of_the_parts_of_an_action_are_matched_by_name(tmp_path):
+    assert list(Unsorted.action_space.spaces) != list(Unsorted.observation_space["action_mask"].spaces)
+    run = train(PPOConfig(env=Unsorted, steps=64, num_envs=2, segment=8, run_dir=tmp_path / "run"), progress=False)
+    agent, env = load(run), Unsorted()
+    action, _ = agent.act(env.reset()[0], agent.initial_state(), True)
+    assert (action["move"], action["arm"]) == (0, 2)
+    vector = gymnasium.vector.SyncVectorEnv([Unsorted] * 2)
+    PPOTrainer(PPOConfig(env=vector, segment=8)).update()
