@@ -196,7 +196,7 @@ class Unsorted(gymnasium.Env):
     """A Dict of actions in an order of its own, and masks for them by name, which gymnasium sorts."""
 
     action_space = spaces.Dict(OrderedDict(move=spaces.Discrete(3), arm=spaces.Discrete(3)))
-    masks = {"arm": np.array([0, 0, 1], np.int8), "move": np.array([1, 0, 0], np.int8)}
+    masks = {"arm": np.array([0, 0, 1], np.int8), "move": np.array([1, 0, 0], np.int8)}  # noqa: RUF012
     observation_space = spaces.Dict(
         {"action_mask": spaces.Dict({name: spaces.MultiBinary(3) for name in masks}), "seen": spaces.Box(-1, 1, (1,))}
     )
@@ -221,3 +221,12 @@ def test_masks_of_the_parts_of_an_action_are_matched_by_name(tmp_path):
     assert (action["move"], action["arm"]) == (0, 2)
     vector = gymnasium.vector.SyncVectorEnv([Unsorted] * 2)
     PPOTrainer(PPOConfig(env=vector, segment=8)).update()
+
+
+def test_an_agent_that_is_shown_no_action_says_in_which_row(tmp_path):
+    agent = load(
+        train(PPOConfig(env=Masked, steps=64, num_envs=2, segment=8, run_dir=tmp_path / "run"), progress=False)
+    )
+    obs = {"observation": np.zeros((2, 2), np.float32), "action_mask": np.array([[0, 1, 0, 0, 0], [0] * 5], np.int8)}
+    with pytest.raises(ValueError, match="an action_mask leaves no action, in row 1"):
+        agent.act(obs, agent.initial_state(2), True)
