@@ -13,6 +13,8 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict, Tuple
 
+from mru_rl.envs.from_gymnasium.said import KEY, SUCCESS
+
 _VELOCITIES = {
     "AcrobotEnv": (4, 5),
     "BipedalWalker": (1, 2, 3, 5, 7, 10, 12),
@@ -82,6 +84,12 @@ class SuccessReturn(gymnasium.Wrapper):
         if not number or not math.isfinite(success_return):
             raise ValueError(f"a success return is a finite number, got {success_return!r}; give one, as in (0.5)")
         self.success_return = float(success_return)
+        said = (env.metadata or {}).get(KEY, {})
+        self.metadata = {**(env.metadata or {}), KEY: {**said, "success_return": self.success_return}}
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        *rest, info = self.env.step(action)
+        return *rest, {name: value for name, value in info.items() if name not in SUCCESS}  # type: ignore[return-value]
 
 
 def _velocities(env: gymnasium.Env) -> tuple[int, ...]:
