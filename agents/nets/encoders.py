@@ -78,9 +78,9 @@ class InputEncoder(nn.Module):
         found = [numbers]
         for part, module in zip(self._pieces, self.pieces, strict=True):
             taken = _take(part, floats, bytes)
-            found.append(module(taken.reshape(-1, *_shape_of(part))).unflatten(0, lead))
+            found.append(_rows(module(taken.reshape(-1, *_shape_of(part))), lead))
         if self.own is not None:
-            found.append(self.own(self._obs(floats, bytes)).unflatten(0, lead))
+            found.append(_rows(self.own(self._obs(floats, bytes)), lead))
         return torch.cat(found, dim=-1)
 
     def _take_numbers(self, floats: Tensor, bytes: Tensor | None) -> Tensor:
@@ -186,6 +186,11 @@ class ObservationEncoder(nn.Module):
         for part, leaf in zip(self._encoding.parts, _leaves(self._space, obs), strict=True):
             ndim = len(part.space.shape or ())
             lead = leaf.shape[: leaf.dim() - ndim] if not isinstance(part.space, spaces.Text) else leaf.shape[:-1]
+            if part.kind == "bytes" and leaf.is_floating_point():
+                raise ValueError(
+                    f"{part.space} holds bytes, got {str(leaf.dtype).removeprefix('torch.')}; give whole numbers from 0 to 255, "
+                    "as the env does"
+                )
             leaves.append(leaf.reshape(*lead, -1))
         device = leaves[0].device
         if self._encoding._hot.device != device:
@@ -308,6 +313,10 @@ def _take(part: Part, floats: Tensor, bytes: Tensor | None) -> Tensor:
         return floats[..., part.start : part.stop]
     assert bytes is not None
     return bytes[..., part.start : part.stop]
+
+
+def _rows(features: Tensor, lead: torch.Size) -> Tensor:
+    return features.reshape(*lead, features.shape[-1])
 
 
 def _shape_of(part: Part) -> tuple[int, ...]:
