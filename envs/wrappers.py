@@ -154,6 +154,12 @@ def _flat_mask(space: gymnasium.Space, info: Any) -> np.ndarray | None:
 def _mask_parts(space: gymnasium.Space, mask: Any) -> Iterator[np.ndarray]:
     if isinstance(mask, Mapping):
         spaces = space.spaces if isinstance(space, Dict) else dict.fromkeys(mask, space)
+        unknown = [name for name in mask if name not in spaces]
+        if unknown:
+            raise ValueError(
+                f'info["action_mask"] has a part for each part of an action, {", ".join(map(str, spaces))}, got one for '
+                f"{unknown[0]!r}; mend the env"
+            )
         for name in spaces:
             if name in mask:
                 yield from _mask_parts(spaces[name], mask[name])
@@ -163,7 +169,13 @@ def _mask_parts(space: gymnasium.Space, mask: Any) -> Iterator[np.ndarray]:
             if one is not None:
                 yield from _mask_parts(part, one)
     else:
-        yield (np.asarray(mask) != 0).astype(np.int8).reshape(-1)
+        flags = np.asarray(mask).reshape(-1)
+        if not np.isin(flags, (0, 1)).all():
+            raise ValueError(
+                f'info["action_mask"] is 1 where there is an action and 0 where there is none, got {flags[:8].tolist()}; '
+                "mend the env"
+            )
+        yield flags.astype(np.int8)
 
 
 def masks_in_info(env: gymnasium.Env) -> bool:

@@ -347,11 +347,11 @@ class _OneRow(gymnasium.Env):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         if seed is None and self._last is not None:
-            obs = self.env.step(self._last)[0]  # a reset would leave the one that is planned
+            obs, *_, info = self.env.step(self._last)  # a reset would leave the one that is planned
         else:
-            obs, _ = self.env.reset(seed=seed, options=options)
+            obs, info = self.env.reset(seed=seed, options=options)
         self._last = None
-        return self._row(obs), {}
+        return self._row(obs), dict(info_of_row(info, 0))
 
     def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         actions = _batch_of_one(action)

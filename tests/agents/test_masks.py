@@ -12,6 +12,7 @@ from mru_rl.agents import PPOConfig, R2D2Config, load, train
 from mru_rl.agents.nets.networks import FORBIDDEN
 from mru_rl.agents.ppo.trainer import PPOTrainer
 from mru_rl.agents.r2d2.trainer import R2D2Trainer
+from mru_rl.envs.wrappers import MaskFromInfo
 
 
 class Masked(gymnasium.Env):
@@ -230,3 +231,56 @@ def test_an_agent_that_is_shown_no_action_says_in_which_row(tmp_path):
     obs = {"observation": np.zeros((2, 2), np.float32), "action_mask": np.array([[0, 1, 0, 0, 0], [0] * 5], np.int8)}
     with pytest.raises(ValueError, match="an action_mask leaves no action, in row 1"):
         agent.act(obs, agent.initial_state(2), True)
+
+
+class ManyInInfo(gymnasium.vector.VectorEnv):
+    """Rows that show nothing, say in info that only action 1 is there, and reset in the step after their last."""
+
+    metadata = {"autoreset_mode": gymnasium.vector.AutoresetMode.NEXT_STEP}  # noqa: RUF012
+    single_observation_space, single_action_space = spaces.Discrete(2), spaces.Discrete(3)
+
+    def __init__(self, num_envs=1):
+        self.num_envs = num_envs
+        self.observation_space, self.action_space = spaces.MultiDiscrete([2]), spaces.MultiDiscrete([3])
+
+    def reset(self, *, seed=None, options=None):
+        self.t = -1
+        return self._shown()
+
+    def step(self, actions):
+        assert (actions == 1).all()
+        obs, info = self._shown()
+        over = np.full(self.num_envs, self.t == 4)
+        return obs, np.ones(self.num_envs), over, np.zeros_like(over), info
+
+    def _shown(self):
+        self.t = (self.t + 1) % 5
+        return np.zeros(self.num_envs, np.int64), {"action_mask": np.tile([0, 1, 0], (self.num_envs, 1))}
+
+
+def test_a_mask_in_the_info_of_a_vector_env_stepped_row_by_row_is_kept():
+    gymnasium.register("test/ManyInInfo-v0", vector_entry_point=ManyInInfo)
+    try:
+        PPOTrainer(PPOConfig(env="test/ManyInInfo-v0", num_envs=2, segment=20)).update()
+    finally:
+        del gymnasium.registry["test/ManyInInfo-v0"]
+
+
+@pytest.mark.parametrize(
+    ("mask", "said"),
+    [
+        (
+            np.array([-np.inf, 0.0, 0.0]),
+            r"is 1 where there is an action and 0 where there is none, got \[-inf, 0.0, 0.0\]",
+        ),
+        ({"mvoe": np.ones(3)}, "has a part for each part of an action, arm, move, got one for 'mvoe'"),
+    ],
+)
+def test_a_mask_in_info_that_means_something_else_is_refused(mask, said):
+    parts = spaces.Dict(arm=spaces.Discrete(2), move=spaces.Discrete(3)) if isinstance(mask, dict) else None
+    env = gymnasium.wrappers.TransformAction(
+        gymnasium.make("CartPole-v1"), lambda action: 0, parts or spaces.Discrete(3)
+    )
+    env.reset = lambda **_: (np.zeros(4, np.float32), {"action_mask": mask})
+    with pytest.raises(ValueError, match=said):
+        MaskFromInfo(env)
