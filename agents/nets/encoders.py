@@ -16,7 +16,7 @@ from mru_rl.agents.console.errors import require
 from mru_rl.agents.nets.images import ImageEncoder, IndexEncoder, TextEncoder, is_picture
 from mru_rl.agents.nets.running_norm import RunningNorm, is_usual
 from mru_rl.envs.encoding import Encoding, Part, unpack
-from mru_rl.envs.from_gymnasium.named import import_named
+from mru_rl.envs.from_gymnasium.named import import_named, raised
 from mru_rl.envs.input_rules import InputRules
 
 BUILT_IN = ("auto", "nature", "impala", "small", "codes")
@@ -60,6 +60,10 @@ class InputEncoder(nn.Module):
         self.norm = RunningNorm(size)
         self.own: nn.Module | None = None
         self.out_size = size + sum(_width(module) for module in modules)
+        require(
+            own is not None or kind == "auto" or any(isinstance(module, ImageEncoder) for module in modules),
+            f"{{encoder}} {kind} is a net for images, and {self._space} shows none; leave it out",
+        )
         if own is not None:
             self.own = _checked(own(self._space), kind)
             self.out_size += self._probe(self.own, kind)
@@ -153,8 +157,11 @@ class InputEncoder(nn.Module):
         bytes = torch.zeros(2, sum(p.stop - p.start for p in self._shown if p.kind == "bytes"), dtype=torch.uint8)
         training = module.training
         module.eval()
-        with torch.no_grad():
-            features = module(self._obs(floats, bytes))
+        try:
+            with torch.no_grad():
+                features = module(self._obs(floats, bytes))
+        except Exception as error:
+            raise ValueError(f"encoder {kind} cannot encode {self._space}, it {raised(error, 'mend it')}") from error
         module.train(training)
         require(
             isinstance(features, Tensor)

@@ -265,3 +265,24 @@ def test_values_of_an_agent_to_begin_with_stay_what_they_are(tmp_path):
     used, said = first_values(trainer)
     assert used.abs().max() < 10_000  # an episode earns 2,000 at most
     torch.testing.assert_close(used, said, rtol=1e-4, atol=1e-2)
+
+
+class Numbered(Bandit):
+    """The context as a number: nothing to normalize but the reward an agent is shown."""
+
+    def __init__(self):
+        super().__init__(reward=1000.0)
+        self.observation_space = spaces.Discrete(2)
+
+    def _show(self):
+        super()._show()
+        return self.context
+
+
+def test_rewards_that_are_shown_are_normalized_where_that_is_asked_for():
+    config = PPOConfig(env=Numbered, num_envs=8, segment=40, core="gru", previous_reward=True, normalize_obs=True)
+    trainer = PPOTrainer(config)
+    trainer.update()
+    _, rollout = trainer.update()
+    assert rollout.data["observation"].max() == 1000
+    assert trainer.policy.encode(rollout.data["observation"]).abs().max() < 5
