@@ -13,8 +13,10 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict, Tuple
 
-from mru_rl.envs.from_gymnasium.said import KEY, SUCCESS
-
+KEY = "mru_rl"
+"""Where in its metadata an env may say what it is."""
+SUCCESS = ("is_success", "success")
+"""Names in info under which envs tell whether an episode succeeded; the first that is there counts."""
 _VELOCITIES = {
     "AcrobotEnv": (4, 5),
     "BipedalWalker": (1, 2, 3, 5, 7, 10, 12),
@@ -89,7 +91,7 @@ class SuccessReturn(gymnasium.Wrapper):
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         *rest, info = self.env.step(action)
-        return *rest, {name: value for name, value in info.items() if name not in SUCCESS}  # type: ignore[return-value]
+        return *rest, {name: value for name, value in info.items() if name not in SUCCESS}
 
 
 def _velocities(env: gymnasium.Env) -> tuple[int, ...]:
