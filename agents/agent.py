@@ -154,7 +154,7 @@ class Agent:
         given, instead of taking the most likely one.
         Returns the action as the env takes it (a torch tensor where obs is one, else numpy; one for one env, a batch for a
         batch) and the next state.
-        Raises ValueError for an obs of another shape or kind, a state of another batch, and a sample of an agent that
+        Raises ValueError for an obs of another shape or kind, a mask that leaves no action, a state of another batch, and a sample of an agent that
         values actions instead of drawing them.
         """
         if action_mask is not None:
@@ -164,6 +164,7 @@ class Agent:
         flags = self._flags(is_init, len(rows))
         self._check_state(state, len(rows))
         rewards = self._rewards(reward, len(rows))
+        self._check_mask(rows)
         params, memory = self.step.think(rows, state, flags, rewards)
         if sample:
             require(
@@ -198,6 +199,17 @@ class Agent:
             raise ValueError(
                 f"the state of {rows} row(s) is a tensor {list(wanted)}, got {got}; start with "
                 f"agent.initial_state({rows}) and give back what act returned"
+            )
+
+    def _check_mask(self, rows: Tensor) -> None:
+        encoder = self.policy.encoder
+        if encoder is None or not encoder.masks:
+            return
+        numbers, rest = self.step.rules.encode_apart(rows, start=True)
+        none = (~encoder.allowed((numbers, rest))).all(-1)
+        if none.any():
+            raise ValueError(
+                f"an action_mask leaves no action, in row {int(none.nonzero()[0])}; begin another episode there"
             )
 
     def _rewards(self, reward: Any, rows: int) -> Tensor | None:

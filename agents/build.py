@@ -176,7 +176,7 @@ def make_body(config: TrainConfig, inputs: InputRules) -> tuple[InputEncoder | N
         f"{masked}; mend the env's observation_space",
     )
     plain = all(part.kind == "one-hot" for part in inputs.parts[: inputs.obs_parts])
-    if plain and config.encoder == "auto" and not inputs.mask:
+    if plain and config.encoder == "auto" and not inputs.mask and not config.normalize_obs:
         return None, make_memory(config, inputs.size)
     encoder = InputEncoder(inputs, config.encoder)
     return encoder, make_memory(config, encoder.out_size)

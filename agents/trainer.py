@@ -122,7 +122,9 @@ class Trainer(ABC):
         """Spread the write rates on a first rollout, which is not learned from: other thresholds collected it."""
         rollout = rollout.kept()
         if len(rollout.start_state):
-            x = self.policy.encode(rollout.data["observation"])
+            with torch.no_grad():  # a few rows at a time: those of pictures are large
+                rows = rollout.data["observation"].split(_TRACED_ROWS)
+                x = torch.cat([self.policy.encode(some) for some in rows])
             self.policy.core.warm_up(x, rollout.data["is_init"], self.horizon or self.segment)
             self.warmed_up = True
 

@@ -172,6 +172,24 @@ def from_zero(space: spaces.Space) -> spaces.Space:
     return space
 
 
+def shown_space(observation_space: spaces.Space, action_space: spaces.Space) -> spaces.Space:
+    """Return an observation space `with_texts`, an action mask in it in the order of the actions: a Dict sorts names or not."""
+    space = with_texts(observation_space)
+    if not (isinstance(space, spaces.Dict) and "action_mask" in space.spaces):
+        return space
+    parts = space.spaces | {"action_mask": _in_order(space.spaces["action_mask"], action_space)}
+    return spaces.Dict(list(parts.items()))
+
+
+def _in_order(mask: spaces.Space, action: spaces.Space | None) -> spaces.Space:
+    if isinstance(mask, spaces.Dict) and isinstance(action, spaces.Dict):
+        names = [*(name for name in action.spaces if name in mask.spaces), *mask.spaces]
+        return spaces.Dict([(n, _in_order(mask.spaces[n], action.spaces.get(n))) for n in dict.fromkeys(names)])
+    if isinstance(mask, spaces.Tuple) and isinstance(action, spaces.Tuple) and len(mask) == len(action):
+        return spaces.Tuple([_in_order(*pair) for pair in zip(mask.spaces, action.spaces, strict=True)])
+    return mask
+
+
 def with_texts(space: spaces.Space) -> spaces.Space:
     """Return the space with every space of strings in it that is no gymnasium Text, such as MiniGrid's missions, as one."""
     if isinstance(space, spaces.Tuple):

@@ -13,6 +13,10 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict, Tuple
 
+KEY = "mru_rl"
+"""Where in its metadata an env may say what it is."""
+SUCCESS = ("is_success", "success")
+"""Names in info under which envs tell whether an episode succeeded; the first that is there counts."""
 _VELOCITIES = {
     "AcrobotEnv": (4, 5),
     "BipedalWalker": (1, 2, 3, 5, 7, 10, 12),
@@ -82,6 +86,12 @@ class SuccessReturn(gymnasium.Wrapper):
         if not number or not math.isfinite(success_return):
             raise ValueError(f"a success return is a finite number, got {success_return!r}; give one, as in (0.5)")
         self.success_return = float(success_return)
+        said = (env.metadata or {}).get(KEY, {})
+        self.metadata = {**(env.metadata or {}), KEY: {**said, "success_return": self.success_return}}
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        *rest, info = self.env.step(action)
+        return *rest, {name: value for name, value in info.items() if name not in SUCCESS}
 
 
 def _velocities(env: gymnasium.Env) -> tuple[int, ...]:
@@ -146,6 +156,12 @@ def _flat_mask(space: gymnasium.Space, info: Any) -> np.ndarray | None:
 def _mask_parts(space: gymnasium.Space, mask: Any) -> Iterator[np.ndarray]:
     if isinstance(mask, Mapping):
         spaces = space.spaces if isinstance(space, Dict) else dict.fromkeys(mask, space)
+        unknown = [name for name in mask if name not in spaces]
+        if unknown:
+            raise ValueError(
+                f'info["action_mask"] has a part for each part of an action, {", ".join(map(str, spaces))}, got one for '
+                f"{unknown[0]!r}; mend the env"
+            )
         for name in spaces:
             if name in mask:
                 yield from _mask_parts(spaces[name], mask[name])
@@ -155,7 +171,13 @@ def _mask_parts(space: gymnasium.Space, mask: Any) -> Iterator[np.ndarray]:
             if one is not None:
                 yield from _mask_parts(part, one)
     else:
-        yield (np.asarray(mask) != 0).astype(np.int8).reshape(-1)
+        flags = np.asarray(mask).reshape(-1)
+        if not np.isin(flags, (0, 1)).all():
+            raise ValueError(
+                f'info["action_mask"] is 1 where there is an action and 0 where there is none, got {flags[:8].tolist()}; '
+                "mend the env"
+            )
+        yield flags.astype(np.int8)
 
 
 def masks_in_info(env: gymnasium.Env) -> bool:

@@ -17,7 +17,7 @@ from mru_rl.agents.nets.images import ImageEncoder, IndexEncoder, TextEncoder, i
 from mru_rl.agents.nets.running_norm import RunningNorm, is_usual
 from mru_rl.envs.actions import choices
 from mru_rl.envs.encoding import Encoding, Part, unpack
-from mru_rl.envs.from_gymnasium.named import import_named
+from mru_rl.envs.from_gymnasium.named import import_named, raised
 from mru_rl.envs.input_rules import InputRules
 
 BUILT_IN = ("auto", "nature", "impala", "small", "codes")
@@ -65,6 +65,10 @@ class InputEncoder(nn.Module):
         self.norm = RunningNorm(size)
         self.own: nn.Module | None = None
         self.out_size = size + sum(_width(module) for module in modules)
+        require(
+            own is not None or kind == "auto" or any(isinstance(module, ImageEncoder) for module in modules),
+            f"{{encoder}} {kind} is a net for images, and {self._space} shows none; leave it out",
+        )
         if own is not None:
             self.own = _checked(own(self._space), kind)
             self.out_size += self._probe(self.own, kind)
@@ -83,9 +87,9 @@ class InputEncoder(nn.Module):
         found = [numbers]
         for part, module in zip(self._pieces, self.pieces, strict=True):
             taken = _take(part, floats, bytes)
-            found.append(module(taken.reshape(-1, *_shape_of(part))).unflatten(0, lead))
+            found.append(_rows(module(taken.reshape(-1, *_shape_of(part))), lead))
         if self.own is not None:
-            found.append(self.own(self._obs(floats, bytes)).unflatten(0, lead))
+            found.append(_rows(self.own(self._obs(floats, bytes)), lead))
         return torch.cat(found, dim=-1)
 
     def _take_numbers(self, floats: Tensor, bytes: Tensor | None) -> Tensor:
@@ -158,8 +162,11 @@ class InputEncoder(nn.Module):
         bytes = torch.zeros(2, sum(p.stop - p.start for p in self._shown if p.kind == "bytes"), dtype=torch.uint8)
         training = module.training
         module.eval()
-        with torch.no_grad():
-            features = module(self._obs(floats, bytes))
+        try:
+            with torch.no_grad():
+                features = module(self._obs(floats, bytes))
+        except Exception as error:
+            raise ValueError(f"encoder {kind} cannot encode {self._space}, it {raised(error, 'mend it')}") from error
         module.train(training)
         require(
             isinstance(features, Tensor)
@@ -191,6 +198,11 @@ class ObservationEncoder(nn.Module):
         for part, leaf in zip(self._encoding.parts, _leaves(self._space, obs), strict=True):
             ndim = len(part.space.shape or ())
             lead = leaf.shape[: leaf.dim() - ndim] if not isinstance(part.space, spaces.Text) else leaf.shape[:-1]
+            if part.kind == "bytes" and leaf.is_floating_point():
+                raise ValueError(
+                    f"{part.space} holds bytes, got {str(leaf.dtype).removeprefix('torch.')}; give whole numbers from 0 to 255, "
+                    "as the env does"
+                )
             leaves.append(leaf.reshape(*lead, -1))
         device = leaves[0].device
         if self._encoding._hot.device != device:
@@ -313,6 +325,10 @@ def _take(part: Part, floats: Tensor, bytes: Tensor | None) -> Tensor:
         return floats[..., part.start : part.stop]
     assert bytes is not None
     return bytes[..., part.start : part.stop]
+
+
+def _rows(features: Tensor, lead: torch.Size) -> Tensor:
+    return features.reshape(*lead, features.shape[-1])
 
 
 def _shape_of(part: Part) -> tuple[int, ...]:

@@ -57,7 +57,7 @@ def is_picture(space: spaces.Space) -> bool:
 
 def image_shape(space: spaces.Box) -> ImageShape:
     """Where height, width and channels of a picture are. [H, W]; [H, W, C] or [C, H, W], the channels being the one to four,
-    or else the fewer; [N, ...] of those, several behind each other.
+    or else beside two equal sides, or the fewer; [N, ...] of those, several behind each other.
 
     Raises ValueError where the layout cannot be told from the shape.
     """
@@ -66,6 +66,8 @@ def image_shape(space: spaces.Box) -> ImageShape:
         return ImageShape(1, shape[0], shape[1], 1, channels_last=True)
     frames, shape = (shape[0], shape[1:]) if len(shape) == 4 else (1, shape)
     last, first = shape[2] in _CHANNELS, shape[0] in _CHANNELS
+    if last == first:  # many channels: two equal sides are height and width
+        last, first = shape[0] == shape[1], shape[1] == shape[2]
     if last == first:
         last, first = shape[2] < shape[0], shape[0] < shape[2]
     if last == first and shape[2] in _CHANNELS:  # 3 x 5 x 3: gymnasium's order

@@ -216,15 +216,16 @@ class PPOTrainer(Trainer):
         return self.config.segment
 
     def learn(self, rollout: Rollout) -> dict[str, float]:
-        self._scale_values(rollout.kept())
+        self._scale_values(rollout)
         return self.learner.update(rollout, self.learning_rate)
 
     def _scale_values(self, rollout: Rollout) -> None:
         """Say values in units of the size of returns, if that is asked for, or not usual when there are first ones."""
         asked = self.config.normalize_reward
-        if asked is False or self.scales_values is False or not len(rollout.start_state):
+        kept = rollout.kept()
+        if asked is False or self.scales_values is False or not len(kept.start_state):
             return
-        after = rollout.data["next"]
+        after = kept.data["next"]
         self.return_size.observe(after["reward"], after["done"])
         size = self.return_size.size
         if size == 0:
@@ -237,8 +238,9 @@ class PPOTrainer(Trainer):
                     f"returns are of size {size:.3g}: values are learned in that unit (--no-normalize-reward)"
                 )
         if self.scales_values:
-            self.policy.rescale_value(size, kept=not first)
-            if first:
+            learned = not first or (self.config.init_from is not None and self.config.init_part == "all")
+            self.policy.rescale_value(size, kept=learned)
+            if not learned:
                 for values in (rollout.data, rollout.data["next"]):
                     values["state_value"] = values["state_value"] * size
 

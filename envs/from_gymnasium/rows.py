@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 
-from mru_rl.envs.columns import columns, described, side_by_side, with_texts
+from mru_rl.envs.columns import columns, described, shown_space, side_by_side
 from mru_rl.envs.from_gymnasium.named import one_line
 from mru_rl.envs.from_gymnasium.said import said_at_end, scalar
 
@@ -59,7 +59,7 @@ class Row:
         self.id = name_of(self.env)
         self.draws = getattr(self.env, "render_mode", None) == "rgb_array"
         self.final_frame: np.ndarray | None = None
-        self.space = with_texts(self.env.observation_space)
+        self.space = shown_space(self.env.observation_space, self.env.action_space)
 
     def reset(self, seed: int | None = None) -> np.ndarray:
         self.steps = 0

@@ -17,11 +17,7 @@ import gymnasium
 import numpy as np
 
 from mru_rl.envs.columns import described, to_array
-
-KEY = "mru_rl"
-"""Where in its metadata an env may say it."""
-SUCCESS = ("is_success", "success")
-"""Names in info under which envs tell whether an episode succeeded; the first that is there counts."""
+from mru_rl.envs.wrappers import KEY, SUCCESS
 
 _WHOLE = {"horizon": 1, "credit_horizon": 0}
 _REAL = ("success_return", "perfect_return", "memoryless_return")

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mru_rl.envs.actions import action_layout
 from mru_rl.envs.base import BatchedEnv, Step, check_count, derive_seeds
-from mru_rl.envs.columns import described, from_zero, with_texts
+from mru_rl.envs.columns import described, from_zero, shown_space
 from mru_rl.envs.from_gymnasium.named import WORKER_OPTIONS, Wrapper, make_wrapped, raised, split_wrappers, wrap
 from mru_rl.envs.from_gymnasium.rows import MISSING, EnvError, Rows, missing_package, name_of
 from mru_rl.envs.from_gymnasium.said import adopt, layers
@@ -109,7 +109,7 @@ class GymnasiumEnv(BatchedEnv):
             probe, self._make = MaskFromInfo(probe), partial(make_wrapped, self._make, (MaskFromInfo,))
         try:
             action_layout(probe.action_space)
-            self._native_observation_space = with_texts(probe.observation_space)
+            self._native_observation_space = shown_space(probe.observation_space, probe.action_space)
             self._native_action_space = probe.action_space
             super().__init__(
                 id=id,

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mru_rl.envs.actions import action_layout
 from mru_rl.envs.base import BatchedEnv, Step, check_count, derive_seeds
-from mru_rl.envs.columns import described, from_zero, to_array, with_texts
+from mru_rl.envs.columns import described, from_zero, shown_space, to_array
 from mru_rl.envs.from_gymnasium.named import WORKER_OPTIONS
 from mru_rl.envs.from_gymnasium.rows import MISSING, EnvError, MissingPackage, missing_package, name_of
 from mru_rl.envs.from_gymnasium.said import adopt, info_of_row, said_at_end
@@ -70,7 +70,7 @@ class VectorEnvAsBatched(BatchedEnv):
         spec, inner = env.spec, _first_env(env)
         if id is None:
             id = spec.id if spec else type(env.unwrapped).__name__ if inner is None else name_of(inner)
-        self._native_observation_space = with_texts(env.single_observation_space)
+        self._native_observation_space = shown_space(env.single_observation_space, env.single_action_space)
         self._native_action_space = env.single_action_space
         action_layout(env.single_action_space)
         super().__init__(
@@ -347,11 +347,11 @@ class _OneRow(gymnasium.Env):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         if seed is None and self._last is not None:
-            obs = self.env.step(self._last)[0]  # a reset would leave the one that is planned
+            obs, *_, info = self.env.step(self._last)  # a reset would leave the one that is planned
         else:
-            obs, _ = self.env.reset(seed=seed, options=options)
+            obs, info = self.env.reset(seed=seed, options=options)
         self._last = None
-        return self._row(obs), {}
+        return self._row(obs), dict(info_of_row(info, 0))
 
     def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         actions = _batch_of_one(action)

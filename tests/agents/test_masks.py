@@ -1,5 +1,7 @@
 """Actions that an env's mask leaves out are never taken, and learning knows it."""
 
+from collections import OrderedDict
+
 import gymnasium
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from mru_rl.agents import PPOConfig, R2D2Config, load, train
 from mru_rl.agents.nets.networks import FORBIDDEN
 from mru_rl.agents.ppo.trainer import PPOTrainer
 from mru_rl.agents.r2d2.trainer import R2D2Trainer
+from mru_rl.envs.wrappers import MaskFromInfo
 
 
 class Masked(gymnasium.Env):
@@ -188,3 +191,96 @@ def test_an_agent_takes_a_mask_beside_what_the_env_shows(tmp_path):
         start = False
     with pytest.raises(ValueError, match="one obs or a batch of Dict"):
         agent.act(obs, state)
+
+
+class Unsorted(gymnasium.Env):
+    """A Dict of actions in an order of its own, and masks for them by name, which gymnasium sorts."""
+
+    action_space = spaces.Dict(OrderedDict(move=spaces.Discrete(3), arm=spaces.Discrete(3)))
+    masks = {"arm": np.array([0, 0, 1], np.int8), "move": np.array([1, 0, 0], np.int8)}  # noqa: RUF012
+    observation_space = spaces.Dict(
+        {"action_mask": spaces.Dict({name: spaces.MultiBinary(3) for name in masks}), "seen": spaces.Box(-1, 1, (1,))}
+    )
+
+    def _obs(self):
+        return {"action_mask": self.masks, "seen": np.zeros(1, np.float32)}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self._obs(), {}
+
+    def step(self, action):
+        assert (action["move"], action["arm"]) == (0, 2)
+        return self._obs(), 1.0, True, False, {}
+
+
+def test_masks_of_the_parts_of_an_action_are_matched_by_name(tmp_path):
+    assert list(Unsorted.action_space.spaces) != list(Unsorted.observation_space["action_mask"].spaces)
+    run = train(PPOConfig(env=Unsorted, steps=64, num_envs=2, segment=8, run_dir=tmp_path / "run"), progress=False)
+    agent, env = load(run), Unsorted()
+    action, _ = agent.act(env.reset()[0], agent.initial_state(), True)
+    assert (action["move"], action["arm"]) == (0, 2)
+    vector = gymnasium.vector.SyncVectorEnv([Unsorted] * 2)
+    PPOTrainer(PPOConfig(env=vector, segment=8)).update()
+
+
+def test_an_agent_that_is_shown_no_action_says_in_which_row(tmp_path):
+    agent = load(
+        train(PPOConfig(env=Masked, steps=64, num_envs=2, segment=8, run_dir=tmp_path / "run"), progress=False)
+    )
+    obs = {"observation": np.zeros((2, 2), np.float32), "action_mask": np.array([[0, 1, 0, 0, 0], [0] * 5], np.int8)}
+    with pytest.raises(ValueError, match="an action_mask leaves no action, in row 1"):
+        agent.act(obs, agent.initial_state(2), True)
+
+
+class ManyInInfo(gymnasium.vector.VectorEnv):
+    """Rows that show nothing, say in info that only action 1 is there, and reset in the step after their last."""
+
+    metadata = {"autoreset_mode": gymnasium.vector.AutoresetMode.NEXT_STEP}  # noqa: RUF012
+    single_observation_space, single_action_space = spaces.Discrete(2), spaces.Discrete(3)
+
+    def __init__(self, num_envs=1):
+        self.num_envs = num_envs
+        self.observation_space, self.action_space = spaces.MultiDiscrete([2]), spaces.MultiDiscrete([3])
+
+    def reset(self, *, seed=None, options=None):
+        self.t = -1
+        return self._shown()
+
+    def step(self, actions):
+        assert (actions == 1).all()
+        obs, info = self._shown()
+        over = np.full(self.num_envs, self.t == 4)
+        return obs, np.ones(self.num_envs), over, np.zeros_like(over), info
+
+    def _shown(self):
+        self.t = (self.t + 1) % 5
+        return np.zeros(self.num_envs, np.int64), {"action_mask": np.tile([0, 1, 0], (self.num_envs, 1))}
+
+
+def test_a_mask_in_the_info_of_a_vector_env_stepped_row_by_row_is_kept():
+    gymnasium.register("test/ManyInInfo-v0", vector_entry_point=ManyInInfo)
+    try:
+        PPOTrainer(PPOConfig(env="test/ManyInInfo-v0", num_envs=2, segment=20)).update()
+    finally:
+        del gymnasium.registry["test/ManyInInfo-v0"]
+
+
+@pytest.mark.parametrize(
+    ("mask", "said"),
+    [
+        (
+            np.array([-np.inf, 0.0, 0.0]),
+            r"is 1 where there is an action and 0 where there is none, got \[-inf, 0.0, 0.0\]",
+        ),
+        ({"mvoe": np.ones(3)}, "has a part for each part of an action, arm, move, got one for 'mvoe'"),
+    ],
+)
+def test_a_mask_in_info_that_means_something_else_is_refused(mask, said):
+    parts = spaces.Dict(arm=spaces.Discrete(2), move=spaces.Discrete(3)) if isinstance(mask, dict) else None
+    env = gymnasium.wrappers.TransformAction(
+        gymnasium.make("CartPole-v1"), lambda action: 0, parts or spaces.Discrete(3)
+    )
+    env.reset = lambda **_: (np.zeros(4, np.float32), {"action_mask": mask})
+    with pytest.raises(ValueError, match=said):
+        MaskFromInfo(env)

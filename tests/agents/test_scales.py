@@ -222,3 +222,67 @@ def test_the_size_of_returns_goes_on_over_rollouts_and_ends_with_episodes():
     loaded = ReturnSize(0.5)
     loaded.load_state_dict(parts.state_dict())
     assert loaded.size == parts.size
+
+
+def first_values(trainer):
+    """The values an agent learns from first, and what it says of the same steps then."""
+    found = {}
+    update = trainer.learner.update
+
+    def spy(rollout, rate):
+        kept = rollout.kept()
+        said = trainer.policy(kept.data["observation"], kept.start_state, kept.data["is_init"]).value
+        found.setdefault("values", (kept.data["state_value"], said.detach()))
+        return update(rollout, rate)
+
+    trainer.learner.update = spy
+    while not found:
+        trainer.update()
+    return found["values"]
+
+
+class Broken(Bandit):
+    def step(self, action):
+        obs, *rest = super().step(action)
+        return np.full_like(obs, np.nan) if self.step_ == 9 and self.np_random.random() < 0.3 else obs, *rest
+
+
+def test_values_are_said_in_the_new_unit_also_where_rows_are_dropped():
+    config = PPOConfig(env=lambda: Broken(reward=100.0), num_envs=8, segment=20, core="gru", on_nonfinite="drop")
+    trainer = PPOTrainer(config)
+    used, said = first_values(trainer)
+    assert trainer.guard.dropped_rows > 0
+    assert trainer.policy.value_scale > 100
+    torch.testing.assert_close(used, said, rtol=1e-4, atol=1e-2)
+
+
+def test_values_of_an_agent_to_begin_with_stay_what_they_are(tmp_path):
+    config = {"env": lambda: Bandit(reward=100.0), "num_envs": 8, "segment": 20, "core": "gru", "tensorboard": False}
+    first = train(PPOConfig(**config, steps=1600, run_dir=tmp_path / "run"), progress=False)
+    trainer = PPOTrainer(PPOConfig(**config, init_from=first.path))
+    weights = first.agent().policy.state_dict()
+    trainer.start_from(weights, "all")
+    used, said = first_values(trainer)
+    assert used.abs().max() < 10_000  # an episode earns 2,000 at most
+    torch.testing.assert_close(used, said, rtol=1e-4, atol=1e-2)
+
+
+class Numbered(Bandit):
+    """The context as a number: nothing to normalize but the reward an agent is shown."""
+
+    def __init__(self):
+        super().__init__(reward=1000.0)
+        self.observation_space = spaces.Discrete(2)
+
+    def _show(self):
+        super()._show()
+        return self.context
+
+
+def test_rewards_that_are_shown_are_normalized_where_that_is_asked_for():
+    config = PPOConfig(env=Numbered, num_envs=8, segment=40, core="gru", previous_reward=True, normalize_obs=True)
+    trainer = PPOTrainer(config)
+    trainer.update()
+    _, rollout = trainer.update()
+    assert rollout.data["observation"].max() == 1000
+    assert trainer.policy.encode(rollout.data["observation"]).abs().max() < 5

@@ -295,3 +295,16 @@ def test_a_run_whose_checkpoints_take_long_writes_fewer_and_the_last_one_all_the
     training.run_to_end(run, trainer)
     assert len(saved) == 3, "the first, one that was found to take long, and the last"
     assert (saved[0], saved[-1]) == (0, trainer.steps)
+
+
+def test_warm_up_keeps_nothing_for_a_gradient(small, monkeypatch):
+    _, trainer = training.start(small(env="mru_rl/TMaze-v0", num_envs=2, segment=8, encoder=Features))
+    seen = []
+    monkeypatch.setattr(trainer.policy.core, "warm_up", lambda x, *_: seen.append(x.requires_grad))
+    trainer.update()
+    assert seen == [False]
+
+
+class Features(torch.nn.Linear):
+    def __init__(self, space):
+        super().__init__(space.shape[0], 4)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 
-from mru_rl.envs import make
+from mru_rl.envs import from_object, make
 from mru_rl.envs.wrappers import HideColumns, HideVelocity, SuccessReturn
 
 NAMED = "mru_rl.envs.wrappers:"
@@ -96,3 +97,22 @@ def test_a_success_return_of_ones_own_counts():
 def test_a_success_return_is_a_number(value):
     with pytest.raises(ValueError, match=r"a success return is a finite number, got .*; give one, as in \(0.5\)"):
         SuccessReturn(gymnasium.make("CartPole-v1"), value)
+
+
+class Boastful(Robot):
+    """Says of itself and in info what a success is."""
+
+    metadata = {"mru_rl": {"success_return": 100.0, "horizon": 7}}  # noqa: RUF012
+
+    def step(self, action):
+        return np.arange(8.0), 1.0, True, False, {"success": False, "is_success": False, "other": 2.0}
+
+
+def test_a_success_return_of_ones_own_counts_whatever_the_env_says():
+    env = from_object(
+        Boastful, 1, wrappers=[lambda env: SuccessReturn(env, 1.0), f"{NAMED}HideColumns(0)"], info_metrics=["other"]
+    )
+    assert (env.success_return, env.horizon) == (1.0, 7)
+    env.reset()
+    env.step(torch.zeros(1, dtype=torch.int64))
+    assert env.ended.keys() == {"other"}

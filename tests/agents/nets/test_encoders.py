@@ -47,6 +47,8 @@ def inputs(space, n=5, seed=0, **switches):
         ((84, 84, 4), 1, 4, True),
         ((16, 84, 84), 1, 16, False),
         ((3, 5, 3), 1, 3, True),
+        ((8, 8, 20), 1, 20, True),
+        ((20, 8, 8), 1, 20, False),
         ((4, 84, 84, 3), 4, 3, True),
         ((4, 1, 84, 84), 4, 1, False),
     ],
@@ -275,3 +277,29 @@ def test_a_mask_says_which_actions_there_are_and_is_never_normalized():
     assert encoder.masks
     assert encoder.allowed(x).tolist() == [[True, False, True], [False, False, False]]
     assert not encoder.all_numbers()[:3].any()
+
+
+def test_one_observation_without_leading_dimensions_is_encoded_alone():
+    encoder, image = make_encoder(bytes_of(9, 9, 3)), torch.zeros(9, 9, 3, dtype=torch.uint8)
+    assert torch.equal(encoder(image), encoder(image[None])[0])
+
+
+def test_floats_where_a_space_holds_bytes_are_refused_not_rounded():
+    with pytest.raises(ValueError, match=r"uint8\) holds bytes, got float32; give whole numbers from 0 to 255"):
+        make_encoder(bytes_of(9, 9, 3))(torch.rand(4, 9, 9, 3))
+
+
+def test_an_encoder_that_cannot_encode_the_space_is_one_line():
+    register_encoder("lines", lambda space: torch.nn.Linear(3, 4))
+    with pytest.raises(
+        ValueError, match=r"encoder lines cannot encode Box.*it raises RuntimeError: mat1 and mat2"
+    ) as stop:
+        make_encoder(spaces.Box(-1, 1, (2,)), "lines")
+    assert "\n" not in str(stop.value)
+
+
+def test_a_net_for_images_is_refused_where_there_is_none():
+    with pytest.raises(
+        OptionError, match=r"encoder impala is a net for images, and Box\(.*\) shows none; leave it out"
+    ):
+        make_encoder(spaces.Box(-1, 1, (2,)), "impala")
