@@ -51,9 +51,8 @@ class Training:
     >>> from mru_rl.agents import PPOConfig, train
     >>> def look(training):
     ...     print(training.steps, training.config.core, sorted(training.metrics)[:1])
-    >>> config = PPOConfig(
-    ...     env="CartPole-v1", core="gru", steps=32, num_envs=2, segment=16, run_dir=f"{tempfile.mkdtemp()}/run"
-    ... )
+    >>> folder = tempfile.mkdtemp()
+    >>> config = PPOConfig(core="gru", steps=32, num_envs=2, segment=16, run_dir=f"{folder}/run")
     >>> run = train(config, callbacks=[look], progress=False)
     32 gru ['clip_share']
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import gymnasium
@@ -22,6 +22,8 @@ from mru_rl.envs.input_rules import InputRules
 
 BUILT_IN = ("auto", "nature", "impala", "small", "codes")
 """Nets for images; everything else is encoded in one way."""
+_MANY_NUMBERS = 512
+"""Numbers of an array above which it may have been meant as an image."""
 Factory = Callable[[gymnasium.Space], nn.Module]
 _REGISTERED: dict[str, Factory] = {}
 
@@ -65,10 +67,6 @@ class InputEncoder(nn.Module):
         self.norm = RunningNorm(size)
         self.own: nn.Module | None = None
         self.out_size = size + sum(_width(module) for module in modules)
-        require(
-            own is not None or kind == "auto" or any(isinstance(module, ImageEncoder) for module in modules),
-            f"{{encoder}} {kind} is a net for images, and {self._space} shows none; leave it out",
-        )
         if own is not None:
             self.own = _checked(own(self._space), kind)
             self.out_size += self._probe(self.own, kind)
@@ -103,15 +101,18 @@ class InputEncoder(nn.Module):
         """The numbers of an input that `norm` sees, [..., D], before it."""
         return self._take_numbers(*unpack(x, self._floats)) if self._packed else self._take_numbers(x, None)
 
-    def unusual(self, x: Tensor) -> Tensor:
+    def unusual(self, x: Tensor, parts: Sequence[Part] = ()) -> Tensor:
         """Columns of `numbers` to normalize by the look of some inputs: bool [D].
 
         Those of a Box that is not bounded by numbers of usual size, and those of one whose largest number seen is not of usual
-        size, [0.2, 5]; never those of an action mask.
+        size, [0.2, 5]; never those of an action mask. parts: of inputs with other bounds to come, which count as well.
         """
         seen = self.numbers(x)
         sizes = seen.reshape(-1, seen.shape[-1]).abs().amax(0)
-        return self._columns(lambda part, first, last: _is_wide(part) or not is_usual(float(sizes[first:last].amax())))
+        wide = {part.place for part in (*self._numbers, *parts) if part.kind != "one-hot" and _is_wide(part)}
+        return self._columns(
+            lambda part, first, last: part.place in wide or not is_usual(float(sizes[first:last].amax()))
+        )
 
     def all_numbers(self) -> Tensor:
         """Columns of `numbers` that can be normalized: bool [D]."""
@@ -150,6 +151,14 @@ class InputEncoder(nn.Module):
                 lines.append(f"encoder of {where}: characters, embedded")
             else:
                 lines.append(f"encoder of {where}: embedded, over 512 values")
+        for part in self._numbers:
+            shape = part.space.shape or ()
+            if len(shape) > 1 and part.kind == "numbers" and part.stop - part.start > _MANY_NUMBERS:
+                where = part.place or "observation"
+                lines.append(
+                    f"{where}, {part.space.dtype} {list(shape)}, is taken as {part.stop - part.start:,} numbers; an image is uint8, "
+                    "or floats in [0, 1] with one to four channels first or last"
+                )
         return lines
 
     def _obs(self, floats: Tensor, bytes: Tensor | None) -> Any:
@@ -372,6 +381,7 @@ def _is_binary(part: Part) -> bool:
 
 
 def _is_wide(part: Part) -> bool:
-    assert isinstance(part.space, spaces.Box)
+    if not isinstance(part.space, spaces.Box):
+        return False
     bound = max(abs(float(part.space.low.min(initial=0))), abs(float(part.space.high.max(initial=0))))
     return not math.isfinite(bound) or not is_usual(bound)

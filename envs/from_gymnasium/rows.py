@@ -6,7 +6,7 @@ Light on imports: worker processes read this file and need no torch.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -60,6 +60,7 @@ class Row:
         self.draws = getattr(self.env, "render_mode", None) == "rgb_array"
         self.final_frame: np.ndarray | None = None
         self.space = shown_space(self.env.observation_space, self.env.action_space)
+        self.masked = isinstance(self.space, gymnasium.spaces.Dict) and "action_mask" in self.space.spaces
 
     def reset(self, seed: int | None = None) -> np.ndarray:
         self.steps = 0
@@ -73,6 +74,11 @@ class Row:
         result = self._call("step()", self.env.step, action)
         if not (isinstance(result, tuple) and len(result) == 5):
             self._refuse("step() must return (obs, reward, terminated, truncated, info)", described(result))
+        if isinstance(result[4], Mapping) and "action_mask" in result[4] and not self.masked:
+            self._refuse(
+                'an action mask in info must be there from reset() on, or in a Dict obs as "action_mask"',
+                "the first one in step()",
+            )
         obs = self._lay_out(result[0])
         reward = self._number(result[1])
         terminated, truncated = (self._flag(value) for value in result[2:4])

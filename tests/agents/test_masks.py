@@ -175,6 +175,18 @@ def test_a_mask_that_is_missing_in_mid_episode_is_an_error():
         trainer.update()
 
 
+def test_a_mask_that_comes_after_the_reset_is_refused_with_the_way_out():
+    class Late(InInfo):
+        def reset(self, *, seed=None, options=None):
+            return super().reset(seed=seed)[0], {}
+
+    trainer = PPOTrainer(PPOConfig(env=Late, num_envs=2, segment=20, steps=400))
+    with pytest.raises(
+        RuntimeError, match=r"an action mask in info must be there from reset\(\) on.*first one in step"
+    ):
+        trainer.update()
+
+
 def test_a_vector_env_with_a_mask_in_info_is_refused_with_the_way_out():
     env = gymnasium.vector.SyncVectorEnv([InInfo] * 2)
     with pytest.raises(RuntimeError, match=r"an action mask of a vector env is shown in its obs.*function that makes"):

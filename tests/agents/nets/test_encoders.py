@@ -230,10 +230,27 @@ def test_an_encoder_that_there_is_not_is_refused_in_one_line(kind, words):
     assert "\n" not in str(stop.value)
 
 
-def test_a_net_for_images_is_refused_where_there_are_none():
-    rules, _ = inputs(spaces.Box(-1, 1, (2,)))
-    with pytest.raises(ValueError, match=r"encoder impala is a net for images, and the observation holds none, Box"):
-        InputEncoder(rules, "impala")
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Box(0, 255, (84, 84, 3), np.float32),
+        spaces.Box(0, 1, (84, 84, 6)),
+        spaces.Box(0, 255, (30, 30), np.int32),
+    ],
+)
+def test_what_looks_like_an_image_and_is_taken_as_numbers_is_said(space):
+    (line,) = InputEncoder(InputRules(space, spaces.Discrete(2))).describe()
+    assert "numbers; an image is uint8, or floats in [0, 1]" in line
+    assert "\n" not in line
+
+
+def test_bounds_that_a_curriculum_comes_to_count_as_well():
+    rules = InputRules(spaces.Box(-1, 1, (2,)), spaces.Discrete(2))
+    later = InputRules(spaces.Box(-1000, 1000, (2,)), spaces.Discrete(2))
+    encoder = InputEncoder(rules)
+    x = torch.full((1, 2), 0.5)
+    assert not encoder.unusual(x).any()
+    assert encoder.unusual(x, later.parts).all()
 
 
 def test_agents_do_not_share_an_encoder_that_a_factory_gives_twice():
@@ -300,6 +317,6 @@ def test_an_encoder_that_cannot_encode_the_space_is_one_line():
 
 def test_a_net_for_images_is_refused_where_there_is_none():
     with pytest.raises(
-        OptionError, match=r"encoder impala is a net for images, and Box\(.*\) shows none; leave it out"
+        OptionError, match=r"encoder impala is a net for images, and the observation holds none, Box.*; leave it out"
     ):
         make_encoder(spaces.Box(-1, 1, (2,)), "impala")
