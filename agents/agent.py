@@ -180,8 +180,9 @@ class Agent:
     ) -> tuple[Any, Tensor]:
         """One step: from what the env shows to what it takes.
 
-        obs: as the env gives it, one image also where the agent sees the last ones, numbers, numpy arrays, tuples and dicts of them, or torch tensors; of one env, or of a
-        batch. state: [B, N] from `initial_state` or the last call, B = 1 for one env. is_init: True on the first step of an
+        obs: as the env gives it, numbers, numpy arrays, tuples and dicts of them, or torch tensors; of one env, or of a
+        batch. An agent that sees stacks of images (frame_stack) is given the newest alone: the state carries those before it.
+        state: [B, N] from `initial_state` or the last call, B = 1 for one env. is_init: True on the first step of an
         episode, a bool or one flag per row [B]; where not given, no episode starts. reward: what the last action earned,
         for an agent trained with previous_reward. action_mask: which actions there are, where the env says it in info (it is
         put beside obs as an env that shows it does); array [n], or [B, n]. sample: draw the action from the policy, from `generator` where one is
