@@ -83,9 +83,8 @@ class AgentStep(nn.Module):
         obs, older = self._stack(obs, state, is_init)
         action = None
         if self.action_size:
-            action = (
-                state[:, self.memory_size : self._frames_from].to(self._action_dtype).reshape(-1, *self._action_shape)
-            )
+            columns = state[:, self.memory_size : self._frames_from]
+            action = columns.to(self._action_dtype).reshape(-1, *self._action_shape)
         x = self.rules.encode_apart(obs, action=action, reward=reward, start=is_init)  # ONNX has no views of bytes
         core = self.policy.core
         memory = state[:, : self.memory_size].unflatten(1, (core.num_layers, core.state_size))

@@ -78,7 +78,7 @@ class TaskOptions:
     frame_skip: int = 1
     """steps of the env that each action is repeated for: rewards are summed, and images are the maximum of the last two,
     against flicker. It goes around a single env before --wrappers; a batched env of ours is then stepped row by row.
-    --steps and all lengths count the agent's steps. Of ALE's own skip: --env-kwargs frameskip=1 turns it off"""
+    --steps and all lengths count the agent's steps. An ALE env has a skip of its own, which --env-kwargs frameskip=1 takes away"""
     frame_stack: int = 1
     """how many of the last images the agent sees at once; at the start of an episode the first one is repeated. Images are
     those of bytes (uint8); the rest of an observation is the newest alone. R2D2's replay keeps each image once"""
@@ -244,7 +244,7 @@ class TrainConfig(TaskOptions, MemoryOptions, LearningOptions, RunOptions, Fault
             f"{self.env!r}",
         )
         require(self.seed >= 0, f"{{seed}} must not be negative, got {self.seed}")
-        for name in (
+        counts = (
             "steps",
             "num_envs",
             "threads",
@@ -253,7 +253,8 @@ class TrainConfig(TaskOptions, MemoryOptions, LearningOptions, RunOptions, Fault
             "eval_episodes",
             "frame_skip",
             "frame_stack",
-        ):
+        )
+        for name in counts:
             require(getattr(self, name) >= 1, f"{{{name}}} must be at least 1, got {getattr(self, name)}")
         require(self.threads <= 1024, f"{{threads}} must be at most 1024, got {self.threads}")
         for name in ("state_size", "eval_every", "eval_max_steps"):

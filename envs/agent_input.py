@@ -190,7 +190,7 @@ class AgentInput(BatchedEnv):
         if final_obs is obs:
             return seen, seen
         first = self.frames.first(obs)
-        self._older = torch.where(done[:, None, None], first, self._older)
+        self._older = torch.where(done.view(-1, 1, 1), first, self._older)
         return torch.where(done[:, None], self.frames(obs, first), seen), seen
 
     def unroll(self, steps: int) -> Stretch:

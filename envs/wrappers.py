@@ -116,7 +116,8 @@ class FrameSkip(gymnasium.Wrapper):
         return -(-value // self.frames) if counted else value
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        before, total = None, None
+        before: Any = None
+        total: Any = None
         for step in range(self.frames):
             obs, reward, terminated, truncated, info = self.env.step(action)
             total = reward if total is None else total + reward
@@ -142,8 +143,9 @@ def _brightest(space: gymnasium.Space, before: Any, obs: Any) -> Any:
 def _has_picture(space: gymnasium.Space) -> bool:
     if isinstance(space, (Dict, Tuple)):
         return any(map(_has_picture, space.spaces.values() if isinstance(space, Dict) else space.spaces))
-    image = isinstance(space, Box) and space.dtype == np.uint8 and 2 <= len(space.shape) <= 4
-    return image and max(space.shape[-3:]) > GRID
+    if not isinstance(space, Box) or space.dtype != np.uint8:
+        return False
+    return 2 <= len(space.shape) <= 4 and max(space.shape[-3:]) > GRID
 
 
 def _velocities(env: gymnasium.Env) -> tuple[int, ...]:
