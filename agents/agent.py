@@ -24,6 +24,7 @@ from mru_rl.agents.trainer import check_made_by, load_policy, made_by
 from mru_rl.blocks.core import MemoryCore
 from mru_rl.envs import AgentInput
 from mru_rl.envs.actions import action_layout
+from mru_rl.envs.frames import Frames
 from mru_rl.envs.input_rules import InputRules
 from mru_rl.envs.native import layout, native_action
 from mru_rl.envs.spaces import space_from_json, space_to_json
@@ -43,45 +44,74 @@ def spaces_of(env: AgentInput) -> dict[str, Any]:
 class AgentStep(nn.Module):
     """One step of an agent as a module: observation and state in, action and state out. What is exported.
 
-    The state of a row is one vector: the memory [layers, S] flattened, then the last action, where the agent sees that.
+    The state of a row is one vector: the memory [layers, S] flattened, then the last action, where the agent sees that, then
+    the frames before the next one, where it sees stacks of them.
+    frames: makes stacks of what the env shows, one image at a time; observation_space: that of the env.
     """
 
-    def __init__(self, policy: Policy, head: ActionHead, rules: InputRules) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        head: ActionHead,
+        rules: InputRules,
+        observation_space: Space | None = None,
+        frames: Frames | None = None,
+    ) -> None:
         super().__init__()
-        self.policy, self.head, self.rules = policy, head, rules
+        self.policy, self.head, self.rules, self.frames = policy, head, rules, frames
+        self.observation_space = rules.observation_space if observation_space is None else observation_space
         self.memory_size = policy.core.num_layers * policy.core.state_size
         self._action_dtype, self._action_shape = action_layout(rules.action_space)
         self.action_size = math.prod(self._action_shape) if rules.previous_action else 0
-        self.state_size = self.memory_size + self.action_size
+        self._frames_from = self.memory_size + self.action_size
+        self.state_size = self._frames_from + (0 if frames is None else (frames.count - 1) * frames.size)
 
     def forward(
         self, obs: Tensor | tuple[Tensor, Tensor], state: Tensor, is_init: Tensor, reward: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """obs: [B, ...] as the batched env lays it out, or of bytes its numbers and its bytes apart; state: [B, state_size]; is_init: bool [B]; reward: [B], what the last
         action earned, where the agent sees it. Returns the most likely action [B, ...] and the next state."""
-        params, memory = self.think(obs, state, is_init, reward)
-        action = self.head.mode(params)
-        return self.head.to_env(action), self.next_state(memory, self.head.to_env(action))
+        params, memory, older = self.think(obs, state, is_init, reward)
+        action = self.head.to_env(self.head.mode(params))
+        return action, self.next_state(memory, action, older)
 
     def think(
         self, obs: Tensor | tuple[Tensor, Tensor], state: Tensor, is_init: Tensor, reward: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Parameters of the action head [B, num_params], and the memory after the step [B, layers, S]."""
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Parameters of the action head [B, num_params], the memory after the step [B, layers, S], and the frames before the
+        next one, None where there are no stacks."""
+        obs, older = self._stack(obs, state, is_init)
         action = None
         if self.action_size:
-            action = state[:, self.memory_size :].to(self._action_dtype).reshape(-1, *self._action_shape)
+            columns = state[:, self.memory_size : self._frames_from]
+            action = columns.to(self._action_dtype).reshape(-1, *self._action_shape)
         x = self.rules.encode_apart(obs, action=action, reward=reward, start=is_init)  # ONNX has no views of bytes
         core = self.policy.core
         memory = state[:, : self.memory_size].unflatten(1, (core.num_layers, core.state_size))
         out = self.policy.step(x if self.policy.encoder is not None else x[0], memory, is_init)
-        return out.params, out.state
+        return out.params, out.state, older
 
-    def next_state(self, memory: Tensor, action: Tensor) -> Tensor:
+    def _stack(
+        self, obs: Tensor | tuple[Tensor, Tensor], state: Tensor, is_init: Tensor
+    ) -> tuple[Tensor | tuple[Tensor, Tensor], Tensor | None]:
+        """The obs with the frames before it, as AgentInput shows it, and the frames before the next one."""
+        frames = self.frames
+        if frames is None:
+            return obs, None
+        rows = obs if isinstance(obs, Tensor) else obs[1]
+        kept = state[:, self._frames_from :].unflatten(1, (frames.count - 1, frames.size)).to(torch.uint8)
+        older = torch.where(is_init[:, None, None], frames.first(rows), kept)
+        stacks = frames(rows, older)
+        return stacks if isinstance(obs, Tensor) else (obs[0], stacks), frames.after(older, rows)
+
+    def next_state(self, memory: Tensor, action: Tensor, older: Tensor | None = None) -> Tensor:
         """The state to carry on from, given the action that was taken, as the batched env takes it."""
         parts = [memory.flatten(1)]
         if self.action_size:
             columns = action.flatten(1) if action.dim() > 1 else action.unsqueeze(1)
             parts.append(columns.to(memory.dtype))
+        if older is not None:
+            parts.append(older.flatten(1).to(memory.dtype))
         return torch.cat(parts, dim=1)
 
 
@@ -117,7 +147,9 @@ class Agent:
         self.observation_space: Space = space_from_json(spaces["observation"])
         self.action_space: Space = space_from_json(spaces["action"])
         self.device = next(policy.parameters()).device
-        self.step = AgentStep(policy, head, InputRules.from_json(spaces["inputs"], device=self.device))
+        rules = InputRules.from_json(spaces["inputs"], device=self.device)
+        stack = Frames(self.observation_space, config.frame_stack) if config.frame_stack > 1 else None
+        self.step = AgentStep(policy, head, rules, None if stack is None else self.observation_space, stack)
 
     @property
     def core(self) -> MemoryCore:
@@ -127,7 +159,8 @@ class Agent:
     def initial_state(self, batch_size: int = 1) -> Tensor:
         """The state before the first step of `batch_size` episodes: zeros, float32 or wider [batch_size, N].
 
-        A row holds the memory [layers, S] flattened, and behind it the last action where the agent sees that.
+        A row holds the memory [layers, S] flattened, behind it the last action where the agent sees that, and the last images
+        where it sees several (frame_stack).
         """
         memory = self.policy.core.initial_state(batch_size)
         return memory.new_zeros(batch_size, self.step.state_size)
@@ -147,7 +180,8 @@ class Agent:
         """One step: from what the env shows to what it takes.
 
         obs: as the env gives it, numbers, numpy arrays, tuples and dicts of them, or torch tensors; of one env, or of a
-        batch. state: [B, N] from `initial_state` or the last call, B = 1 for one env. is_init: True on the first step of an
+        batch. An agent that sees stacks of images (frame_stack) is given the newest alone: the state carries those before it.
+        state: [B, N] from `initial_state` or the last call, B = 1 for one env. is_init: True on the first step of an
         episode, a bool or one flag per row [B]; where not given, no episode starts. reward: what the last action earned,
         for an agent trained with previous_reward. action_mask: which actions there are, where the env says it in info (it is
         put beside obs as an env that shows it does); array [n], or [B, n]. sample: draw the action from the policy, from `generator` where one is
@@ -165,7 +199,7 @@ class Agent:
         self._check_state(state, len(rows))
         rewards = self._rewards(reward, len(rows))
         self._check_mask(rows)
-        params, memory = self.step.think(rows, state, flags, rewards)
+        params, memory, older = self.step.think(rows, state, flags, rewards)
         if sample:
             require(
                 self.policy.stochastic,
@@ -176,7 +210,7 @@ class Agent:
         else:
             chosen = self.head.mode(params)
         action = self.head.to_env(chosen)
-        after = self.step.next_state(memory, action)
+        after = self.step.next_state(memory, action, older)
         if isinstance(obs, Tensor):
             return (action if batched else action[0]), after
         return native_action(self.action_space, action, batched=batched), after

@@ -54,7 +54,14 @@ def make_env(
         previous_action=previous_action,
         previous_reward=config.previous_reward,
         start_flag=config.start_flag,
+        frame_stack=config.frame_stack,
     )
+
+
+def _wrappers(config: TrainConfig) -> tuple[str, ...]:
+    """What goes around each single env, the first innermost."""
+    skip = (f"mru_rl.envs.wrappers:FrameSkip({config.frame_skip})",) if config.frame_skip > 1 else ()
+    return *skip, *config.wrappers
 
 
 def _make_by_id(config: TrainConfig, num_envs: int, seed: int, kwargs: dict[str, Any]) -> BatchedEnv:
@@ -69,7 +76,7 @@ def _make_by_id(config: TrainConfig, num_envs: int, seed: int, kwargs: dict[str,
             seed=seed,
             device=pick_device(config.device),
             backend=config.backend,
-            wrappers=config.wrappers,
+            wrappers=_wrappers(config),
             options=kwargs,
             **workers,
             **said,
@@ -101,7 +108,7 @@ def _make_from_object(config: TrainConfig, num_envs: int, seed: int, kwargs: dic
         num_envs,
         seed=seed,
         device=pick_device(config.device),
-        wrappers=config.wrappers,
+        wrappers=_wrappers(config),
         **{name: getattr(config, name) for name in OWN_OPTIONS},
     )
 
@@ -127,12 +134,12 @@ def rows_of(env: Any) -> int | None:
 def for_evaluation(config: TrainConfig, env: Any = None) -> TrainConfig:
     """The config with an env that evaluation can have for itself: another one that is given, or more of the same.
 
-    A batch of envs that is given is taken as it is, an id or a factory with the config's wrappers.
+    A batch of envs that is given is taken as it is, an id or a factory with the config's wrappers and frame skip.
     Raises ValueError where the training env was given as an object of which no second can be made.
     """
     if env is not None:
-        wrappers = config.wrappers if rows_of(env) is None else ()
-        return dataclasses.replace(config, env=env, env_kwargs={}, wrappers=wrappers)
+        config = dataclasses.replace(config, env=env, env_kwargs={})
+        return config if rows_of(env) is None else dataclasses.replace(config, wrappers=(), frame_skip=1)
     if rows_of(config.env) is None:
         return config
     require(

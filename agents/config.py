@@ -75,6 +75,13 @@ class TaskOptions:
     """wrappers around each single env, the first innermost, as module:Name or module:Name(2, x=3), with commas or spaces
     between: --wrappers minigrid.wrappers:ImgObsWrapper. mru_rl.envs.wrappers has HideVelocity, HideColumns(1, 3) and
     SuccessReturn(0.5). A batched env of ours is then stepped row by row"""
+    frame_skip: int = 1
+    """steps of the env that each action is repeated for: rewards are summed, and images are the maximum of the last two,
+    against flicker. It goes around a single env before --wrappers; a batched env of ours is then stepped row by row.
+    --steps and all lengths count the agent's steps. An ALE env has a skip of its own, which --env-kwargs frameskip=1 takes away"""
+    frame_stack: int = 1
+    """how many of the last images the agent sees at once; at the start of an episode the first one is repeated. Images are
+    those of bytes (uint8); the rest of an observation is the newest alone. R2D2's replay keeps each image once"""
     backend: Literal["auto", "batched", "upstream"] = "auto"
     """auto takes our batched port of an env where there is one; upstream takes the original package"""
     previous_action: bool | None = None
@@ -237,7 +244,17 @@ class TrainConfig(TaskOptions, MemoryOptions, LearningOptions, RunOptions, Fault
             f"{self.env!r}",
         )
         require(self.seed >= 0, f"{{seed}} must not be negative, got {self.seed}")
-        for name in ("steps", "num_envs", "threads", "hidden_size", "num_layers", "eval_episodes"):
+        counts = (
+            "steps",
+            "num_envs",
+            "threads",
+            "hidden_size",
+            "num_layers",
+            "eval_episodes",
+            "frame_skip",
+            "frame_stack",
+        )
+        for name in counts:
             require(getattr(self, name) >= 1, f"{{{name}}} must be at least 1, got {getattr(self, name)}")
         require(self.threads <= 1024, f"{{threads}} must be at most 1024, got {self.threads}")
         for name in ("state_size", "eval_every", "eval_max_steps"):

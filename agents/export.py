@@ -115,7 +115,7 @@ class _Apart(nn.Module):
 def _example(agent: Agent, rows: int) -> dict[str, Tensor]:
     """Inputs of a step of so many rows by name: zeros."""
     rules = agent.step.rules
-    raw = Encoding(rules.observation_space, device=torch.device("cpu"))
+    raw = Encoding(agent.step.observation_space, device=torch.device("cpu"))
     shown = {"observation": torch.zeros(rows, *raw.shape, dtype=raw.dtype)}
     if rules.obs_floats:
         numbers, rest = raw.split(shown["observation"])

@@ -12,8 +12,9 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from mru_rl.envs.base import BatchedEnv, Step, Stretch
+from mru_rl.envs.base import BatchedEnv, Step, Stretch, check_count
 from mru_rl.envs.encoding import Encoding
+from mru_rl.envs.frames import Frames
 from mru_rl.envs.input_rules import InputRules
 
 _KEPT = (
@@ -41,12 +42,15 @@ class AgentInput(BatchedEnv):
     previous_action   the action that led here; at the start of an episode the null action: 0, or the lowest there is
     start_flag        Discrete(2), 1 on the first obs of an episode only
     previous_reward   the reward that came with this obs; 0 on the first
+    frame_stack       not a column: this many of the last images, where the obs has some, are shown at once; at the start of
+                      an episode the first one is repeated. See Frames, which `frames` is, None for 1
     flatten           all of it as one float32 vector, numbers one-hot, or as one vector of bytes where the obs has some: what
                       `rules`, an InputRules, encodes
 
     With flatten, previous_action and start_flag it is upstream popgym's `Flatten(Antialias(PreviousAction(env)))`.
     `final_obs` carries the action and reward of the step that ended the episode, and flag 0. All other attributes are
-    those of the env inside, `env.env`; nothing is kept between steps, so the state to save is that env's.
+    those of the env inside, `env.env`; nothing but frames is kept between steps: without a stack the state to save is that
+    env's.
     """
 
     def __init__(
@@ -57,17 +61,24 @@ class AgentInput(BatchedEnv):
         previous_action: bool = False,
         start_flag: bool = False,
         previous_reward: bool = False,
+        frame_stack: int = 1,
     ) -> None:
         self.env, self.flatten = env, flatten
+        check_count(frame_stack, name="frame_stack", least=1)
+        self.frames = Frames(env.observation_space, frame_stack) if frame_stack > 1 else None
         self.previous_action, self.start_flag, self.previous_reward = previous_action, start_flag, previous_reward
         added = {"previous_action": previous_action, "start_flag": start_flag, "previous_reward": previous_reward}
         switches = {"flatten": flatten, **added}
         self.options = env.options | {name: True for name, on in switches.items() if on}
+        if self.frames is not None:
+            self.options["frame_stack"] = frame_stack
+        self._older: Tensor | None = None
+        """The frames before the next one, [B, frame_stack - 1, size]."""
         for name in _KEPT:
             setattr(self, name, getattr(env, name))
-        self.can_unroll = env.can_unroll and not previous_action and not previous_reward
+        self.can_unroll = env.can_unroll and not previous_action and not previous_reward and self.frames is None
         rules = InputRules if flatten else _RawRules
-        self.rules = rules(env.observation_space, env.action_space, **added, device=env.device)
+        self.rules = rules(self._inner_space, env.action_space, **added, device=env.device)
         self.observation_space = self._structure()
         if flatten:
             self.observation_space = self._flat_space()
@@ -102,9 +113,14 @@ class AgentInput(BatchedEnv):
     def native_action_space(self) -> gymnasium.Space:
         return self.env.native_action_space
 
+    @property
+    def _inner_space(self) -> gymnasium.Space:
+        """The space of the obs inside, with its stacks."""
+        return self.env.observation_space if self.frames is None else self.frames.space
+
     def _structure(self) -> spaces.Space:
         """Return the space of the obs before it is flattened."""
-        inner = self.env.observation_space
+        inner = self._inner_space
         parts: list[gymnasium.Space] = list(inner.spaces) if isinstance(inner, spaces.Tuple) else [inner]
         if self.previous_action:
             parts.append(self.action_space)
@@ -121,10 +137,20 @@ class AgentInput(BatchedEnv):
         )
 
     def reset(self) -> Tensor:
-        return self._acted_on(self.rules.encode(self.env.reset(), start=True))
+        obs = self.env.reset()
+        if self.frames is not None:
+            self._older = self.frames.first(obs)
+            obs = self.frames(obs, self._older)
+        return self._acted_on(self.rules.encode(obs, start=True))
 
     def reset_rows(self, mask: Tensor) -> Tensor:
-        return self._acted_on(self.rules.encode(self.env.reset_rows(mask), start=True))
+        obs = self.env.reset_rows(mask)
+        if self.frames is not None:
+            assert self._older is not None
+            first = self.frames.first(obs)
+            self._older = self._older.index_put((mask,), first)
+            obs = self.frames(obs, first)
+        return self._acted_on(self.rules.encode(obs, start=True))
 
     def _acted_on(self, x: Tensor) -> Tensor:
         """Return what an agent chooses an action on. Raises ValueError where a mask leaves it none."""
@@ -145,6 +171,8 @@ class AgentInput(BatchedEnv):
 
     def step(self, action: Tensor) -> Step:
         obs, reward, terminated, truncated, final_obs = self.env.step(action)
+        if self.frames is not None:
+            obs, final_obs = self._stack(obs, final_obs, terminated | truncated)
         seen = self.rules.encode(final_obs, action=action, reward=reward, start=False)
         if final_obs is obs:
             return Step(self._acted_on(seen), reward, terminated, truncated, seen)
@@ -152,7 +180,21 @@ class AgentInput(BatchedEnv):
         done = (terminated | truncated).unsqueeze(1)
         return Step(self._acted_on(torch.where(done, fresh, seen)), reward, terminated, truncated, seen)
 
+    def _stack(self, obs: Tensor, final_obs: Tensor, done: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what a step showed as stacks, and one and the same tensor where it was."""
+        assert self.frames is not None
+        assert self._older is not None
+        seen = self.frames(final_obs, self._older)
+        self._older = self.frames.after(self._older, final_obs)
+        if final_obs is obs:
+            return seen, seen
+        first = self.frames.first(obs)
+        self._older = torch.where(done.view(-1, 1, 1), first, self._older)
+        return torch.where(done[:, None], self.frames(obs, first), seen), seen
+
     def unroll(self, steps: int) -> Stretch:
+        if self.frames is not None:
+            return super().unroll(steps)
         for name in ("previous_action", "previous_reward"):
             if getattr(self, name):
                 raise ValueError(
@@ -173,9 +215,15 @@ class AgentInput(BatchedEnv):
         return self.env.render()
 
     def state_dict(self) -> dict[str, Any]:
-        return self.env.state_dict()
+        inside = self.env.state_dict()
+        if self.frames is None:
+            return inside
+        return {"env": inside, "frames": None if self._older is None else self._older.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        if self.frames is not None:
+            older, state = state["frames"], state["env"]
+            self._older = None if older is None else older.to(self.device, copy=True)
         self.env.load_state_dict(state)
 
     def close(self) -> None:

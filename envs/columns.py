@@ -19,6 +19,10 @@ TEXT_CHARACTERS = "".join(map(chr, range(32, 127)))
 """Its characters: those of ASCII that can be printed."""
 
 
+GRID = 16
+"""An image of at most so many rows and columns is taken for a grid of codes, not for a picture."""
+
+
 def parts_of(space: spaces.Space) -> Iterator[tuple[str, spaces.Space]]:
     """Yield the simple spaces inside a space in the order of their columns, each with its place: "", "image", "0.speed"."""
     if not isinstance(space, (spaces.Dict, spaces.Tuple)):

@@ -160,6 +160,7 @@ def make(
     previous_action: bool = False,
     start_flag: bool = False,
     previous_reward: bool = False,
+    frame_stack: int = 1,
     wrappers: str | Sequence[Wrapper] = (),
     options: Mapping[str, Any] | None = None,
     **named: Any,
@@ -173,7 +174,7 @@ def make(
                 that one or raise
     state       "none", or for oracle runs "append" or "only", which show the hidden Markov state beside or in place of
                 the obs: see TensorEnv
-    flatten, previous_action, start_flag, previous_reward: see AgentInput
+    flatten, previous_action, start_flag, previous_reward, frame_stack: see AgentInput
     wrappers    around each single gymnasium env, the first innermost: "module:Name", "module:Name(2, x=3)" with literal
                 arguments beside the env, several in one word with commas between, or functions env -> env. A batched env
                 of `list_ids` is then stepped row by row, as the env that gymnasium.make gives for it
@@ -209,7 +210,7 @@ def make(
             state = own.pop("state")
         others = WORKER_OPTIONS if wrappers else ()
         checked = {name for name in named if name not in others}
-        _check_options(id, entry, {*checked, *own}, [*inputs, "state", *sorted(others)])
+        _check_options(id, entry, {*checked, *own}, [*inputs, "frame_stack", "state", *sorted(others)])
     if entry is not None and backend != "upstream" and not wrappers:
         env: BatchedEnv = entry.load()(
             id=id, num_envs=num_envs, seed=seed, device=device, **entry.fixed, **named, **own
@@ -237,11 +238,11 @@ def make(
         if state != "none":
             raise ValueError(f"{id} runs through gymnasium, which shows no state, got state={state!r}; leave it out")
         env = _from_gymnasium(id, num_envs, seed, device, wrappers, own, named)
-    if not any(inputs.values()):
+    if not any(inputs.values()) and frame_stack == 1:
         return env
     from mru_rl.envs.agent_input import AgentInput
 
-    return AgentInput(env, **inputs)
+    return AgentInput(env, **inputs, frame_stack=frame_stack)
 
 
 def _without_module(id: str) -> str:

@@ -5,6 +5,8 @@ Light on imports: worker processes read this file and need no torch.
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,6 +14,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict, Tuple
+
+from mru_rl.envs.columns import GRID
 
 KEY = "mru_rl"
 """Where in its metadata an env may say what it is."""
@@ -92,6 +96,66 @@ class SuccessReturn(gymnasium.Wrapper):
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         *rest, info = self.env.step(action)
         return *rest, {name: value for name, value in info.items() if name not in SUCCESS}
+
+
+class FrameSkip(gymnasium.Wrapper):
+    """Repeat each action for `frames` steps of the env, fewer where the episode ends, and add up the rewards.
+
+    An image, uint8 of two to four dimensions and over 16 x 16, is the elementwise maximum of the last two, since some games
+    draw a thing on every other frame only; everything else is as the last step shows it. The `horizon` and `credit_horizon`
+    that the env says of itself, and time limits inside, count its own steps; outside they are those of the agent.
+
+    Not gymnasium's MaxAndSkipObservation: it takes the maximum of vectors too, and of frames before an early end.
+    """
+
+    def __init__(self, env: gymnasium.Env, frames: int) -> None:
+        super().__init__(env)
+        if not isinstance(frames, int) or isinstance(frames, bool) or frames < 1:
+            raise ValueError(f"frames to skip are a whole number of at least 1, got {frames!r}; give one, as in (4)")
+        self.frames = frames
+        self._shows_images = _has_picture(env.observation_space)
+        said = self.metadata.get("mru_rl")
+        if isinstance(said, Mapping):
+            self.metadata = {**self.metadata, "mru_rl": {name: self._in_steps(name, n) for name, n in said.items()}}
+        for name in ("horizon", "credit_horizon"):
+            with contextlib.suppress(Exception):  # it says nothing, or not before a reset
+                setattr(self, name, self._in_steps(name, env.get_wrapper_attr(name)))
+
+    def _in_steps(self, name: str, value: Any) -> Any:
+        counted = name in ("horizon", "credit_horizon") and isinstance(value, (int, np.integer))
+        return -(-value // self.frames) if counted else value
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        before: Any = None
+        total: Any = None
+        for step in range(self.frames):
+            obs, reward, terminated, truncated, info = self.env.step(action)
+            total = reward if total is None else total + reward
+            over = terminated or truncated or step == self.frames - 1
+            if over and before is not None:
+                obs = _brightest(self.observation_space, before, obs)
+            if over:
+                break
+            if self._shows_images:
+                before = copy.deepcopy(obs)  # the env may write the next one into the same array
+        return obs, total, terminated, truncated, info
+
+
+def _brightest(space: gymnasium.Space, before: Any, obs: Any) -> Any:
+    """Return an obs whose images are the elementwise maximum of two, everything else that of the second."""
+    if isinstance(space, Dict):
+        return {name: _brightest(part, before[name], obs[name]) for name, part in space.spaces.items()}
+    if isinstance(space, Tuple):
+        return tuple(_brightest(*parts) for parts in zip(space.spaces, before, obs, strict=True))
+    return np.maximum(before, obs) if _has_picture(space) else obs
+
+
+def _has_picture(space: gymnasium.Space) -> bool:
+    if isinstance(space, (Dict, Tuple)):
+        return any(map(_has_picture, space.spaces.values() if isinstance(space, Dict) else space.spaces))
+    if not isinstance(space, Box) or space.dtype != np.uint8:
+        return False
+    return 2 <= len(space.shape) <= 4 and max(space.shape[-3:]) > GRID
 
 
 def _velocities(env: gymnasium.Env) -> tuple[int, ...]:

@@ -145,8 +145,9 @@ class InputEncoder(nn.Module):
         for part, module in zip(self._pieces, self.pieces, strict=True):
             where = part.place or "observation"
             if isinstance(module, ImageEncoder):
-                height, width = module.shape[1:3]
-                lines.append(f"encoder of {where} ({height} x {width}): {module.kind}, {module.reason}")
+                frames, height, width = module.shape[:3]
+                several = f"{frames} frames of " if frames > 1 else ""
+                lines.append(f"encoder of {where} ({several}{height} x {width}): {module.kind}, {module.reason}")
             elif isinstance(module, TextEncoder):
                 lines.append(f"encoder of {where}: characters, embedded")
             else:

@@ -10,9 +10,10 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from mru_rl.envs.columns import GRID
+
 _CHANNELS = (1, 2, 3, 4)
 _LEAST_FLOAT_SIDE = 8
-_GRID = 16
 _NATURE_SIDE = 36
 
 
@@ -134,8 +135,8 @@ class ImageEncoder(nn.Module):
 
     def _pick(self) -> tuple[str, str]:
         height, width = self.shape[1:3]
-        if self.is_bytes and max(height, width) <= _GRID:
-            return "codes", f"{height} x {width} is at most {_GRID} x {_GRID}"
+        if self.is_bytes and max(height, width) <= GRID:
+            return "codes", f"{height} x {width} is at most {GRID} x {GRID}"
         if min(height, width) >= _NATURE_SIDE:
             return "nature", f"{height} x {width} is at least {_NATURE_SIDE} x {_NATURE_SIDE}"
         return "small", f"{height} x {width} is under {_NATURE_SIDE} x {_NATURE_SIDE}"

@@ -21,7 +21,7 @@ from mru_rl.agents.nets.heads import ActionHead, value_head
 from mru_rl.agents.nets.networks import QNetwork
 from mru_rl.agents.r2d2.config import R2D2Config, ResolvedR2D2Config
 from mru_rl.agents.r2d2.replay import SequenceReplay, bytes_per_sequence
-from mru_rl.agents.r2d2.sequences import SequenceCutter, epsilon_ladder
+from mru_rl.agents.r2d2.sequences import SequenceCutter, epsilon_ladder, stacked
 from mru_rl.agents.returns import n_step_return
 from mru_rl.agents.trainer import Trainer
 from mru_rl.blocks.core import MemoryCore
@@ -125,7 +125,7 @@ class R2D2Trainer(Trainer):
         epsilon = epsilon_ladder(config.epsilon, min(config.epsilon_least, config.epsilon), config.num_envs)
         generator = torch.Generator(device=self.device).manual_seed(config.seed + 1)
         self.collector = ActingLoop(self.env, self.policy, self.head, generator, EpsilonGreedy(epsilon), self.guard)
-        self.cutter = SequenceCutter(config.sequence, config.burn_in, config.overlap)
+        self.cutter = SequenceCutter(config.sequence, config.burn_in, config.overlap, self.env.frames)
         self.replay = SequenceReplay(
             min(
                 config.replay_sequences, config.steps + config.segment * config.num_envs
@@ -186,9 +186,10 @@ class R2D2Trainer(Trainer):
         )
         rules, rows = self.env.rules, config.num_envs
         obs, state = rules.size * rules.dtype.itemsize, self.policy.core.initial_state(1).nbytes
+        tail = self._held(torch.zeros(rules.size, dtype=rules.dtype)).nbytes
         parts = {
             "rollout": 2 * rows * self.segment * (2 * obs + state),  # steps, then what they are put into
-            "sequences in the making": 2 * rows * (self.cutter.steps - 1) * (obs + state),
+            "sequences in the making": 2 * rows * (self.cutter.steps - 1) * (tail + state),
             "learning": config.batch * self.cutter.steps * bytes_to_learn_from(self.policy, rules),
         }
         disk = replay * (on_disk + 3 * config.save_replay)
@@ -203,12 +204,14 @@ class R2D2Trainer(Trainer):
 
     def sequence_like(self, stored_state: str) -> TensorDict:
         """A sequence [1] of zeros as replay holds them with states stored in that way."""
-        steps, core, rules = self.cutter.steps, self.policy.core, self.env.rules
+        steps, core, rules, frames = self.cutter.steps, self.policy.core, self.env.rules, self.env.frames
+        older = {} if frames is None else {"older": torch.zeros(1, frames.count - 1, frames.size, dtype=torch.uint8)}
         return _packed(
             core,
             TensorDict(
                 {
-                    "observation": torch.zeros(1, steps + 1, rules.size, dtype=rules.dtype),
+                    "observation": self._held(torch.zeros(1, steps + 1, rules.size, dtype=rules.dtype)),
+                    **older,
                     "action": torch.zeros(1, steps, dtype=torch.int64),
                     "reward": torch.zeros(1, steps),
                     "valid": torch.zeros(1, steps, dtype=torch.bool),
@@ -220,6 +223,10 @@ class R2D2Trainer(Trainer):
             ),
             stored_state,
         )
+
+    def _held(self, observation: Tensor) -> Tensor:
+        """Observations as sequences hold them, each frame once."""
+        return observation if self.env.frames is None else self.env.frames.newest(observation)
 
     def _warm_up(self, rollout: Rollout) -> None:
         super()._warm_up(rollout)
@@ -252,7 +259,10 @@ class R2D2Trainer(Trainer):
         totals, taken = torch.zeros(len(LOSS_METRICS)), 0
         while self.owed >= self.config.batch:
             sequences, slots, weight = self.replay.sample(self.config.batch)
-            priority, found = self.learner.gradient_step(sequences.to(self.device), weight.to(self.device))
+            sequences = sequences.to(self.device)
+            if self.cutter.frames is not None:
+                sequences = stacked(sequences, self.cutter.frames)
+            priority, found = self.learner.gradient_step(sequences, weight.to(self.device))
             self.replay.update_priority(slots, priority)
             if found is not None:
                 totals += found

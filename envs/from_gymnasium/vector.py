@@ -24,7 +24,7 @@ from mru_rl.envs.from_gymnasium.rows import MISSING, EnvError, Rows, missing_pac
 from mru_rl.envs.from_gymnasium.said import adopt, layers
 from mru_rl.envs.from_gymnasium.workers import WorkerRows
 from mru_rl.envs.native import native_action, native_rows
-from mru_rl.envs.wrappers import MaskFromInfo, masks_in_info
+from mru_rl.envs.wrappers import FrameSkip, MaskFromInfo, masks_in_info
 
 MAKE_OPTIONS = {"max_episode_steps", "disable_env_checker", "render_mode"}
 """Options of gymnasium.make itself, open to every id."""
@@ -131,7 +131,8 @@ class GymnasiumEnv(BatchedEnv):
             limit = time_limit(probe)
             if limit is None and is_popgym(id):
                 longest = getattr(probe.unwrapped, "max_episode_length", None)
-                limit = None if longest is None else (longest, "the env's max_episode_length")
+                skipped = math.prod(layer.frames for layer in layers(probe) if isinstance(layer, FrameSkip))
+                limit = None if longest is None else (-(-longest // skipped), "the env's max_episode_length")
             adopt(self, probe, limit)
             self.summary = (type(probe.unwrapped).__doc__ or "").strip().split("\n")[0]
             self.can_render = workers == "sync" and probe.render_mode == "rgb_array"
@@ -315,13 +316,20 @@ def _name(factory: Any) -> str:
 def time_limit(env: gymnasium.Env) -> tuple[int, str] | None:
     """Return the most steps an episode can take by the TimeLimits around an env, and where that is from; None: unknown.
 
+    Steps are those of the outermost wrapper: a limit inside a FrameSkip is reached in fewer.
+
     The max_episode_steps of a spec alone cut nothing: gymnasium.make puts a TimeLimit there for it.
     """
-    limits = [layer._max_episode_steps for layer in layers(env) if isinstance(layer, gymnasium.wrappers.TimeLimit)]
+    limits, skipped = [], 1
+    for layer in layers(env):
+        skipped *= layer.frames if isinstance(layer, FrameSkip) else 1
+        if isinstance(layer, gymnasium.wrappers.TimeLimit):
+            limits.append((-(-layer._max_episode_steps // skipped), layer._max_episode_steps))
     if not limits:
         return None
-    of_id = env.spec is not None and env.spec.max_episode_steps == min(limits)
-    return min(limits), "the env's time limit (max_episode_steps)" if of_id else "a TimeLimit around the env"
+    shortest, counted = min(limits)
+    of_id = env.spec is not None and env.spec.max_episode_steps == counted
+    return shortest, "the env's time limit (max_episode_steps)" if of_id else "a TimeLimit around the env"
 
 
 def by_name(said: Sequence[Mapping[str, float] | None], device: torch.device) -> dict[str, Tensor]:
