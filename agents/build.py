@@ -21,8 +21,8 @@ from mru_rl.blocks.core import MemoryCore, make_core
 from mru_rl.blocks.spec import cell_options, parse_spec
 from mru_rl.envs import AgentInput, BatchedEnv
 from mru_rl.envs.actions import action_leaves, choices
-from mru_rl.envs.from_gymnasium.named import WORKER_OPTIONS
-from mru_rl.envs.from_gymnasium.vector import OWN_OPTIONS, GymnasiumEnv
+from mru_rl.envs.from_gymnasium.named import OWN_OPTIONS, WORKER_OPTIONS
+from mru_rl.envs.from_gymnasium.vector import GymnasiumEnv
 from mru_rl.envs.input_rules import InputRules
 
 _SEEDING = threading.RLock()

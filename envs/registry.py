@@ -11,7 +11,14 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 
-from mru_rl.envs.from_gymnasium.named import WORKER_OPTIONS, Wrapper, import_family, import_named, split_wrappers
+from mru_rl.envs.from_gymnasium.named import (
+    OWN_OPTIONS,
+    WORKER_OPTIONS,
+    Wrapper,
+    import_family,
+    import_named,
+    split_wrappers,
+)
 from mru_rl.envs.ports import GIVEN, GYMNASIUM_NAMESPACE, LEVELS, PORTS, Entry
 
 if TYPE_CHECKING:
@@ -265,7 +272,7 @@ def _import_family(id: str) -> None:
 
 def _plain_and_own(named: dict[str, Any], options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the options whose names mean nothing else to `make`, and those that only its `options` can hold."""
-    taken = {*inspect.signature(make).parameters, *WORKER_OPTIONS, "factory"}
+    taken = {*inspect.signature(make).parameters, *OWN_OPTIONS, "factory"}
     own = {name: value for name, value in options.items() if name in taken}
     if "factory" in named:
         own["factory"] = named.pop("factory")

@@ -22,6 +22,8 @@ Wrapper = str | Callable[[gymnasium.Env], gymnasium.Env]
 """What wraps an env: "module:Name", "module:Name(2, x=3)", or a function."""
 WORKER_OPTIONS = {"workers", "worker_seconds", "worker_restarts"}
 """Options of single gymnasium envs, whichever they are: how they are stepped."""
+OWN_OPTIONS = WORKER_OPTIONS | {"info_metrics"}
+"""Those, and what is read of their info."""
 FAMILIES = {
     "MiniGrid-": ("minigrid", "minigrid"),
     "BabyAI-": ("minigrid", "minigrid"),

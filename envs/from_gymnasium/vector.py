@@ -29,8 +29,6 @@ from mru_rl.envs.wrappers import FrameSkip, MaskFromInfo, masks_in_info
 MAKE_OPTIONS = {"max_episode_steps", "disable_env_checker", "render_mode"}
 """Options of gymnasium.make itself, open to every id."""
 WORKERS = ("sync", "process")
-OWN_OPTIONS = WORKER_OPTIONS | {"info_metrics"}
-"""Options of GymnasiumEnv itself."""
 
 
 class GymnasiumEnv(BatchedEnv):

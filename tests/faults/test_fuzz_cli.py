@@ -133,7 +133,7 @@ HUGE = ["--num-envs", "--hidden-size", "--state-size", "--seed", "--steps", "--w
 )
 def test_what_no_machine_can_hold_is_refused_in_one_line(two_updates, tmp_path, capsys, algorithm, option, value):
     status = outcome(["train", algorithm, *SMALL[algorithm], option, value, "--run-dir", str(tmp_path / "run")], capsys)
-    takes_no_room = option in ("--seed", "--steps", "--worker-restarts") and int(value) < 2**62
+    takes_no_room = option in ("--seed", "--steps", "--worker-restarts", "--replay-sequences") and int(value) < 2**62
     assert status == (0 if takes_no_room else 2)
 
 

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from mru_rl.agents.acting.behavior import Sampling
 from mru_rl.agents.acting.loop import ActingLoop
-from mru_rl.agents.nets.heads import action_head
-from mru_rl.agents.nets.networks import ActorCritic
-from mru_rl.blocks.core import make_core
+from mru_rl.agents.ppo.config import PPOConfig
+from mru_rl.agents.ppo.trainer import PPOTrainer
 from mru_rl.envs import make
 from mru_rl.envs.base import NonFiniteError
 from mru_rl.envs.from_gymnasium.rows import EnvError
@@ -147,7 +146,7 @@ def check_contract(script) -> None:
             after = env.step(torch.zeros(env._check_action.shape, dtype=env._check_action.dtype))
             for shown in (after.obs, after.final_obs):
                 assert (shown.dtype, shown.shape) == (obs.dtype, obs.shape)
-                assert shown.isfinite().all()
+                assert env.floats(shown).isfinite().all()
                 assert env.encode(shown).shape == (2, env.obs_size)
             assert (after.reward.dtype, after.reward.shape) == (torch.float32, (2,))
             assert after.reward.isfinite().all()
@@ -156,8 +155,7 @@ def check_contract(script) -> None:
 
 def check_acting(script) -> None:
     env = open_env(script, flatten=True, previous_action=True, previous_reward=True, start_flag=True)
-    head = action_head(env.action_space)
-    policy = ActorCritic(make_core("bmru+gru", env.obs_size, 4), head.num_params)
+    head, policy = PPOTrainer.make_agent(PPOConfig(core="bmru+gru", hidden_size=4), env.rules)
     data, _ = ActingLoop(env, policy, head, torch.Generator().manual_seed(0), Sampling()).collect(7)
     assert data["state_value"].isfinite().all()
 

@@ -111,8 +111,8 @@ def refused(capsys, *words: str) -> str:
         ("length=1e30", "length must be at most 9007199254740992"),
         ("length=1j", "options are kept in config.json"),
         ("length={0:1}", "lists, and dicts by words; got 'length={0:1}'"),
-        ("seed=5", "seed cannot be set through --env-kwargs"),
-        ("num_envs=5", "num_envs cannot be set through --env-kwargs"),
+        ("seed=5", "has no option 'seed'"),
+        ("num_envs=5", "has no option 'num_envs'"),
     ],
 )
 def test_an_env_option_of_the_wrong_kind_is_one_line_wherever_it_is_given(option, words, tmp_path, capsys):
