@@ -43,7 +43,7 @@ def noise(*shape: int) -> np.ndarray:
         ((4, 9, 12, 3), lambda f: f[:, 3]),
         ((2, 3, 9, 12), lambda f: f[:, 1].transpose(0, 2, 3, 1)),
     ],
-    ids=str,
+    ids=lambda value: "x".join(map(str, value)) if isinstance(value, tuple) else "picture",
 )
 def test_frames_of_every_layout_are_shown_in_their_colors_the_newest_of_a_stack(shape, wanted):
     frames = noise(5, *shape)
