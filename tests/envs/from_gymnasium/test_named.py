@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 
 import gymnasium
@@ -122,11 +123,24 @@ def test_wrappers_go_around_each_env_in_their_order():
     assert make(other.id, 1, **other.options).reset().tolist() == [[32.0] * 5]
 
 
-def test_wrappers_work_in_worker_processes_which_load_no_torch():
-    with make(
-        "myenvs:mine/Mine-v0", 2, wrappers="myenvs:Light,myenvs:Add", workers="process", worker_restarts=0
-    ) as env:
-        assert env.reset().tolist() == [[1.0] * 5] * 2
+SCRIPT = """
+if __name__ == "__main__":
+    import os, pathlib
+    here = pathlib.Path("myenvs.py")
+    here.write_text(here.read_text().replace("TESTS = ", f"TESTS = {os.getpid()}  # "))
+    from mru_rl.envs import make
+    options = {"workers": "process", "worker_restarts": 0}
+    with make("myenvs:mine/Mine-v0", 2, wrappers="myenvs:Light,myenvs:Add", **options) as env:
+        print(env.reset().tolist())
+"""
+
+
+def test_wrappers_work_in_worker_processes_which_load_no_torch(tmp_path):
+    (tmp_path / "script.py").write_text(
+        SCRIPT
+    )  # a process of its own: workers come from a server that others have used
+    ran = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, cwd=tmp_path)
+    assert ran.stdout.strip() == str([[1.0] * 5] * 2), ran.stderr[-2000:]
 
 
 def test_a_factory_is_wrapped_and_a_batch_of_envs_is_not():
@@ -244,7 +258,7 @@ def test_options_of_any_name_reach_a_batched_env():
     shown = make("mru_rl/RecallFirst-v0", 1, options={"state": "only"})
     assert shown.options["state"] == "only"
     with pytest.raises(
-        ValueError, match="has no option 'flatten', 'seed'; it has length, noise, rewards, previous_action"
+        ValueError, match="has no option 'flatten', 'seed'; it has length, noise, rewards, pixels, previous_action"
     ):
         make("mru_rl/TMaze-v0", 1, options={"seed": 3, "flatten": True})
 
