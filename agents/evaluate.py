@@ -165,8 +165,7 @@ def act(
     """Step policy and env side by side from fresh episodes, without end; to be consumed under torch.inference_mode.
 
     generator: draws actions from the policy; without one the most likely action is taken. obs: what a reset returned that was
-    made already. cut: bool [B]; rows in which the
-    caller sets it begin a fresh episode after the step, and it is False again.
+    made already. cut: bool [B]; rows in which the caller sets it begin a fresh episode after the step, and it is False again.
     """
     obs = env.reset() if obs is None else obs
     state = policy.core.initial_state(env.num_envs)

@@ -100,6 +100,7 @@ class Encoding:
     """
 
     def __init__(self, space: spaces.Space, *, device: torch.device) -> None:
+        self.device = device
         found = list(leaves(space))
         plain = [leaf for leaf in found if not is_bytes(leaf.space)]
         self.bytes = sum(leaf.columns for leaf in found if is_bytes(leaf.space))

@@ -69,7 +69,8 @@ class Guard:
         Raises NonFiniteError naming row, step and quantity.
         """
         obs, reward, terminated, truncated, final_obs = after
-        seen, last = (loop.env.floats(shown) for shown in (obs, final_obs))
+        seen = loop.env.floats(obs)
+        last = seen if final_obs is obs else loop.env.floats(final_obs)
         if all_finite(reward, seen) if final_obs is obs else all_finite(reward, seen, last):
             return after, None
         bad_obs = bad_rows(seen) | bad_rows(last)

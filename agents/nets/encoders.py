@@ -204,7 +204,7 @@ class ObservationEncoder(nn.Module):
         self.out_size = self.encoder.out_size
 
     def forward(self, obs: Any) -> Tensor:
-        leaves, lead = [], None
+        leaves = []
         for part, leaf in zip(self._encoding.parts, _leaves(self._space, obs), strict=True):
             ndim = len(part.space.shape or ())
             lead = leaf.shape[: leaf.dim() - ndim] if not isinstance(part.space, spaces.Text) else leaf.shape[:-1]
@@ -215,7 +215,7 @@ class ObservationEncoder(nn.Module):
                 )
             leaves.append(leaf.reshape(*lead, -1))
         device = leaves[0].device
-        if self._encoding._hot.device != device:
+        if self._encoding.device != device:
             self._encoding = Encoding(self._space, device=device)
         plain = [leaf for part, leaf in zip(self._encoding.parts, leaves, strict=True) if part.kind != "bytes"]
         byte = [leaf for part, leaf in zip(self._encoding.parts, leaves, strict=True) if part.kind == "bytes"]

@@ -12,9 +12,7 @@ from mru_rl.agents.console.errors import require
 SHORT = 128
 """Steps of a segment that is not made of whole episodes."""
 ROLLOUTS = 30
-"""Whole episodes, where it is not known that they are needed, leave a run at least so many rollouts; memory over 300 steps
-was learned in 10. Pendulum-v1 without velocity, rewards times .05, comes to -156 in 46 rollouts of 32 minibatches, to -265
-with 16, to -681 with 8, and to -251 in 73 rollouts of 128 steps and 8 (one seed, 600,000 steps)."""
+"""Whole episodes, where it is not known that they are needed, leave a run at least so many rollouts."""
 ROLLOUT_STEPS = 2**15
 """And rollouts of at most so many steps, four times those of the default 64 envs and short segments."""
 

@@ -108,6 +108,7 @@ def test_an_agent_acts_within_the_mask_it_is_shown(tmp_path):
     state, start = agent.initial_state(), True
     for _ in range(9):
         action, state = agent.act(obs, state, start, sample=True, generator=torch.Generator().manual_seed(0))
+        assert obs["action_mask"][action] == 1
         obs, *_ = env.step(action)
         start = False
 
@@ -166,6 +167,7 @@ def test_a_mask_in_info_is_kept_without_a_word_from_the_user(actions, workers):
     trainer = PPOTrainer(config)
     for _ in range(3):
         trainer.update()
+    assert trainer.steps == 120  # the env raises at an action that is not there
     trainer.collector.close()
 
 
@@ -273,9 +275,10 @@ class ManyInInfo(gymnasium.vector.VectorEnv):
 def test_a_mask_in_the_info_of_a_vector_env_stepped_row_by_row_is_kept():
     gymnasium.register("test/ManyInInfo-v0", vector_entry_point=ManyInInfo)
     try:
-        PPOTrainer(PPOConfig(env="test/ManyInInfo-v0", num_envs=2, segment=20)).update()
+        _, rollout = PPOTrainer(PPOConfig(env="test/ManyInInfo-v0", num_envs=2, segment=20)).update()
     finally:
         del gymnasium.registry["test/ManyInInfo-v0"]
+    assert (rollout.data["action"] == 1).all()
 
 
 @pytest.mark.parametrize(
